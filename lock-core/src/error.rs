@@ -1,0 +1,194 @@
+//! Why an operation failed, by meaning.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The result of an operation of this library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The error of the layer below, kept for `source()`.
+pub type Source = Arc<dyn std::error::Error + Send + Sync + 'static>;
+
+/// Why an operation failed.
+///
+/// Contention is not among them: a lock that somebody else holds is `Ok(None)`.
+#[non_exhaustive]
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The lock's name cannot be used.
+    #[error("lock name {name:?} cannot be used: {problem}")]
+    InvalidName {
+        /// The name, abbreviated when long.
+        name: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+
+    /// A setting, from a URL, a config struct or a call, cannot be used.
+    #[error("{setting} is {value:?}, expected {expected}")]
+    InvalidConfig {
+        /// The setting's name.
+        setting: String,
+        /// The value found. Never a password.
+        value: String,
+        /// What was expected, and what to do.
+        expected: String,
+    },
+
+    /// The owner metadata (host, process id, label) of an entry is too large; nothing was sent.
+    #[error("owner metadata of lock {lock:?} has {size} bytes, at most {limit} are allowed; shorten the label")]
+    MetadataTooLarge {
+        /// The lock.
+        lock: String,
+        /// Its size in bytes, encoded.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+
+    /// No server of the store could be reached to open a session.
+    #[error(
+        "no server reached at {endpoints} within {within:?}; check the addresses, that a server runs there, and TLS settings"
+    )]
+    Unreachable {
+        /// The endpoints tried.
+        endpoints: String,
+        /// How long it was tried.
+        within: Duration,
+        /// The last failure.
+        source: Source,
+    },
+
+    /// The store refused the credentials, or their owner lacks a permission.
+    #[error("{endpoints} refused {who}: check the user, the password and its permissions on {what}")]
+    AccessDenied {
+        /// The endpoints, or the one that refused.
+        endpoints: String,
+        /// Who was refused, for example `user "app"`. Never a password.
+        who: String,
+        /// What access was asked for, for example a key prefix.
+        what: String,
+        /// The store's answer.
+        source: Source,
+    },
+
+    /// The deadline passed before the store answered whether the lock is free.
+    #[error("lock {lock:?}: the deadline of {after:?} passed while {doing}; the attempt has been withdrawn")]
+    Timeout {
+        /// The lock.
+        lock: String,
+        /// The time allowed.
+        after: Duration,
+        /// What was under way.
+        doing: &'static str,
+    },
+
+    /// The session ended while the lock was waited for; the place in the queue is gone. Try again: a new session opens.
+    #[error("lock {lock:?}: the session ended while waiting ({loss}); the place in the queue is lost, acquire again")]
+    SessionLost {
+        /// The lock.
+        lock: String,
+        /// How it ended.
+        loss: Loss,
+    },
+
+    /// Somebody removed the waiting entry from the queue. Try again for a new place.
+    #[error(
+        "lock {lock:?}: the waiting entry was removed by somebody else; acquire again for a new place in the queue"
+    )]
+    EntryRemoved {
+        /// The lock.
+        lock: String,
+    },
+
+    /// The guard no longer holds its lock.
+    #[error("lock {lock:?} is no longer held ({loss}); stop the work it protects")]
+    Lost {
+        /// The lock.
+        lock: String,
+        /// How it was lost.
+        loss: Loss,
+    },
+
+    /// The session is over, said by the store to a backend's call.
+    #[error("the session {session} is over")]
+    SessionOver {
+        /// The session's id in the store.
+        session: String,
+    },
+
+    /// The store did not answer, or its answer leaves open whether the request was applied.
+    #[error("no definite answer from the store to {request}")]
+    Unavailable {
+        /// The request.
+        request: &'static str,
+        /// The failure.
+        source: Source,
+    },
+
+    /// The store definitely refused the request.
+    #[error("the store refused {request}")]
+    Refused {
+        /// The request.
+        request: &'static str,
+        /// The store's answer.
+        source: Source,
+    },
+
+    /// The runtime that carries the sessions has been shut down.
+    #[error("the runtime given to the client has been shut down; keep it alive as long as its locks")]
+    RuntimeGone,
+}
+
+impl Error {
+    /// Whether the same call may succeed when it is made again, without a change of configuration.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Timeout { .. }
+                | Self::SessionLost { .. }
+                | Self::SessionOver { .. }
+                | Self::EntryRemoved { .. }
+                | Self::Unavailable { .. }
+        )
+    }
+
+    /// Whether the cause is the end of the session, so that every guard of that session is lost too.
+    pub fn is_session_lost(&self) -> bool {
+        match self {
+            Self::SessionLost { .. } | Self::SessionOver { .. } => true,
+            Self::Lost { loss, .. } => matches!(loss, Loss::Expired | Loss::SessionEnded | Loss::Closed),
+            _ => false,
+        }
+    }
+}
+
+/// How a guard or a session ended.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Loss {
+    /// The store could not be shown to keep the session alive in time.
+    Expired,
+    /// The store ended the session.
+    SessionEnded,
+    /// This process closed the session.
+    Closed,
+    /// The lock's entry was removed by somebody else, for example by an operator.
+    EntryRemoved,
+    /// The guard was released or dropped.
+    Released,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "no proof in time that the session is still alive",
+            Self::SessionEnded => "the store ended the session",
+            Self::Closed => "the client was closed",
+            Self::EntryRemoved => "its entry was removed by somebody else",
+            Self::Released => "it was released",
+        })
+    }
+}

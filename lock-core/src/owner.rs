@@ -1,0 +1,77 @@
+//! Owner metadata: who stands in a queue, for the people who look at it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::name::Name;
+
+/// Bytes that encoded owner metadata may have.
+pub const MAX_METADATA: usize = 4096;
+
+/// Who owns an entry. Stored as JSON in the entry's value; nothing decides by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The host's name.
+    pub host: String,
+    /// The process id on that host.
+    pub pid: u32,
+    /// The user's own text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// When the entry was requested, by the owner's wall clock, in milliseconds since 1970.
+    #[serde(default)]
+    pub since_unix_ms: u64,
+}
+
+impl Owner {
+    /// This process, now.
+    pub fn current(label: Option<&str>) -> Self {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            host: gethostname::gethostname().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            label: label.map(str::to_owned),
+            since_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Reads an entry's value; `None` when another kind of client wrote it.
+    pub fn decode(value: &[u8]) -> Option<Self> {
+        serde_json::from_slice(value).ok()
+    }
+
+    /// The value to store.
+    ///
+    /// # Errors
+    /// [`Error::MetadataTooLarge`] above 4 KiB.
+    pub(crate) fn encode(&self, lock: &Name) -> Result<Vec<u8>> {
+        // Strings and integers always serialise.
+        let value = serde_json::to_vec(self).unwrap_or_default();
+        if value.len() > MAX_METADATA {
+            return Err(Error::MetadataTooLarge { lock: lock.to_string(), size: value.len(), limit: MAX_METADATA });
+        }
+        Ok(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_comes_back_and_foreign_values_are_none() {
+        let name = Name::new("l").unwrap();
+        let owner = Owner::current(Some("worker 7 \"x\""));
+        assert_eq!(Owner::decode(&owner.encode(&name).unwrap()), Some(owner));
+        for foreign in [&b""[..], b"10.0.0.1", b"\xff", b"{}", b"[1"] {
+            assert_eq!(Owner::decode(foreign), None);
+        }
+    }
+
+    #[test]
+    fn two_megabytes_are_refused_before_anything_is_sent() {
+        let name = Name::new("l").unwrap();
+        let error = Owner::current(Some(&"x".repeat(2 << 20))).encode(&name).unwrap_err();
+        assert!(matches!(error, Error::MetadataTooLarge { limit: 4096, .. }), "{error}");
+    }
+}
