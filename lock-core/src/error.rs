@@ -37,10 +37,10 @@ pub enum Error {
     },
 
     /// The owner metadata (host, process id, label) of an entry is too large; nothing was sent.
-    #[error("owner metadata of lock {lock:?} has {size} bytes, at most {limit} are allowed; shorten the label")]
+    #[error("owner metadata of {of} has {size} bytes, at most {limit} are allowed; shorten the label")]
     MetadataTooLarge {
-        /// The lock.
-        lock: String,
+        /// What it belongs to.
+        of: String,
         /// Its size in bytes, encoded.
         size: usize,
         /// The limit in bytes.
@@ -136,9 +136,12 @@ pub enum Error {
         source: Source,
     },
 
-    /// The runtime that carries the sessions has been shut down.
-    #[error("the runtime given to the client has been shut down; keep it alive as long as its locks")]
-    RuntimeGone,
+    /// The runtime that carries the sessions could not be started or has been shut down.
+    #[error("the runtime of the lock sessions {problem}")]
+    Runtime {
+        /// What happened and what to do.
+        problem: String,
+    },
 }
 
 impl Error {
@@ -159,7 +162,7 @@ impl Error {
     pub fn is_session_lost(&self) -> bool {
         match self {
             Self::SessionLost { .. } | Self::SessionOver { .. } => true,
-            Self::Lost { loss, .. } => matches!(loss, Loss::Expired | Loss::SessionEnded | Loss::Closed),
+            Self::Lost { loss, .. } => matches!(loss, Loss::Expired | Loss::SessionEnded | Loss::Stuck | Loss::Closed),
             _ => false,
         }
     }
@@ -173,6 +176,8 @@ pub enum Loss {
     Expired,
     /// The store ended the session.
     SessionEnded,
+    /// The session was ended because an entry of it could not be removed for a whole ttl; its end removes the entry.
+    Stuck,
     /// This process closed the session.
     Closed,
     /// The lock's entry was removed by somebody else, for example by an operator.
@@ -186,6 +191,7 @@ impl fmt::Display for Loss {
         f.write_str(match self {
             Self::Expired => "no proof in time that the session is still alive",
             Self::SessionEnded => "the store ended the session",
+            Self::Stuck => "an entry of the session could not be removed, so the session was ended",
             Self::Closed => "the client was closed",
             Self::EntryRemoved => "its entry was removed by somebody else",
             Self::Released => "it was released",

@@ -1,10 +1,55 @@
-//! lock-core
+//! Fair distributed locks over a store that you already run.
+//!
+//! Pick a backend (the crates `lock-etcd`, `lock-zk`, or [`memory`] for one process), connect a [`Client`], and make locks
+//! from it. The application code is the same for every backend.
+//!
+//! ```
+//! # #[tokio::main] async fn main() -> lock_core::Result<()> {
+//! use lock_core::{Client, memory::Memory};
+//!
+//! let client = Client::connect(Memory::new()).await?; // or lock_etcd::Etcd::from_url("etcd://…")?
+//! let mutex = client.mutex("nightly-backup")?;
+//!
+//! let guard = mutex.lock().await?;           // strictly first come, first served
+//! guard.run(async { /* stopped before the lock can be anybody else's */ }).await?;
+//! guard.release().await;                     // or drop it
+//! # Ok(()) }
+//! ```
+//!
+//! # What a guard promises
+//! * At most one guard of a mutex says "held" at any moment ([`Guard::check`], without I/O), also when processes are
+//!   stopped, links are cut, servers restart or leaders change.
+//! * Grants go in the order in which the store applied the requests, and each release wakes one waiter.
+//! * [`Guard::token`] grows with every grant, so that a resource can refuse a holder that was asleep.
+//! * An attempt that ended in any way leaves no entry behind: at once while the store can be reached, else by the ttl.
+//!
+//! What it cannot promise: a `check` followed by a write is not one step. Between the two a process can be stopped for
+//! longer than the ttl. Pass the token to the resource if that matters.
+//!
+//! # How it is built, in reading order
+//! [`Mutex`] → `acquire` (the only wait loop) → `queue` (the decision, pure) → [`backend`] (the contract) → one backend.
+//! `session` keeps one session alive and `health` knows until when; [`Guard`] asks it.
+
+mod acquire;
 pub mod backend;
+mod client;
 pub mod clock;
 mod error;
+mod guard;
+mod health;
+pub mod memory;
+mod metrics;
+mod mutex;
 mod name;
 pub mod owner;
+mod queue;
+mod session;
 pub mod url;
 
+pub use client::{Builder, Client};
 pub use error::{Error, Loss, Result, Source};
+pub use guard::{Guard, Release, StateWatch};
+pub use health::State;
+pub use metrics::Metrics;
+pub use mutex::Mutex;
 pub use name::Name;

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::name::Name;
 
 /// Bytes that encoded owner metadata may have.
 pub const MAX_METADATA: usize = 4096;
@@ -41,14 +40,19 @@ impl Owner {
     }
 
     /// The value to store.
+    pub(crate) fn to_value(&self) -> Vec<u8> {
+        // Strings and integers always serialise.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The value to store, if it is small enough to be kept in memory by every server.
     ///
     /// # Errors
     /// [`Error::MetadataTooLarge`] above 4 KiB.
-    pub(crate) fn encode(&self, lock: &Name) -> Result<Vec<u8>> {
-        // Strings and integers always serialise.
-        let value = serde_json::to_vec(self).unwrap_or_default();
+    pub(crate) fn check_size(&self, of: &str) -> Result<Vec<u8>> {
+        let value = self.to_value();
         if value.len() > MAX_METADATA {
-            return Err(Error::MetadataTooLarge { lock: lock.to_string(), size: value.len(), limit: MAX_METADATA });
+            return Err(Error::MetadataTooLarge { of: of.to_owned(), size: value.len(), limit: MAX_METADATA });
         }
         Ok(value)
     }
@@ -60,9 +64,8 @@ mod tests {
 
     #[test]
     fn a_value_comes_back_and_foreign_values_are_none() {
-        let name = Name::new("l").unwrap();
         let owner = Owner::current(Some("worker 7 \"x\""));
-        assert_eq!(Owner::decode(&owner.encode(&name).unwrap()), Some(owner));
+        assert_eq!(Owner::decode(&owner.to_value()), Some(owner));
         for foreign in [&b""[..], b"10.0.0.1", b"\xff", b"{}", b"[1"] {
             assert_eq!(Owner::decode(foreign), None);
         }
@@ -70,8 +73,7 @@ mod tests {
 
     #[test]
     fn two_megabytes_are_refused_before_anything_is_sent() {
-        let name = Name::new("l").unwrap();
-        let error = Owner::current(Some(&"x".repeat(2 << 20))).encode(&name).unwrap_err();
+        let error = Owner::current(Some(&"x".repeat(2 << 20))).check_size("lock \"l\"").unwrap_err();
         assert!(matches!(error, Error::MetadataTooLarge { limit: 4096, .. }), "{error}");
     }
 }

@@ -1,0 +1,260 @@
+//! The handle that applications keep: it owns the present session and opens the next one when that is lost.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex as Lock, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::OnceCell;
+
+use crate::backend::{Backend, QueueEntry};
+use crate::clock::{BootClock, Clock};
+use crate::error::{Error, Result};
+use crate::metrics::{Counters, Metrics};
+use crate::mutex::Mutex;
+use crate::name::Name;
+use crate::owner::Owner;
+use crate::session::Live;
+
+/// A connection to one store, from which locks are made. Cheap to clone; clones share one session.
+///
+/// The session is renewed by a thread of this library, so a busy application does not lose its locks. When a session is
+/// lost, its guards are lost for good and the next acquire opens a new session by itself.
+///
+/// When the last clone and the last guard are gone, the session ends in the background. A process that is about to exit
+/// calls [`close`](Self::close), or others wait for up to a ttl for what it held.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// use lock_core::{Client, memory::Memory};
+///
+/// let client = Client::connect(Memory::new()).await?;
+/// let guard = client.mutex("nightly-backup")?.lock().await?;
+/// guard.check()?;
+/// guard.release().await;
+/// client.close().await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Arc<dyn Backend>,
+    runtime: Handle,
+    clock: Arc<dyn Clock>,
+    label: Option<String>,
+    counters: Arc<Counters>,
+    current: Lock<Generation>,
+}
+
+/// One session, or the attempt to open it, whose outcome all who wait for it share.
+type Generation = Arc<OnceCell<Result<Arc<Live>>>>;
+
+/// Settings of a [`Client`] that have defaults.
+#[derive(Debug)]
+pub struct Builder {
+    backend: Arc<dyn Backend>,
+    runtime: Option<Handle>,
+    clock: Arc<dyn Clock>,
+    label: Option<String>,
+}
+
+impl Client {
+    /// Opens a session on a store with the default settings.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, the credentials or the way to the servers:
+    /// [`Error::InvalidConfig`], [`Error::AccessDenied`], [`Error::Unreachable`], each within the backend's connect timeout.
+    pub async fn connect(backend: impl Backend) -> Result<Self> {
+        Self::builder(backend).connect().await
+    }
+
+    /// Starts with the default settings.
+    pub fn builder(backend: impl Backend) -> Builder {
+        Builder { backend: Arc::new(backend), runtime: None, clock: Arc::new(BootClock), label: None }
+    }
+
+    /// A mutex of this name. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`].
+    pub fn mutex(&self, name: impl AsRef<str>) -> Result<Mutex> {
+        Ok(Mutex::new(self.clone(), Name::new(name)?))
+    }
+
+    /// Everybody in the queue of a lock, the holder first.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], and those of [`connect`](Self::connect) and [`Error::Unavailable`].
+    pub async fn entries(&self, name: impl AsRef<str>) -> Result<Vec<QueueEntry>> {
+        let name = Name::new(name)?;
+        let client = self.clone();
+        self.on_runtime(async move {
+            let live = client.live().await?;
+            live.retry(|| live.session.entries(&name)).await
+        })
+        .await?
+    }
+
+    /// The id of the present session as the store's own tools show it, opening one if need be.
+    ///
+    /// # Errors
+    /// Those of [`connect`](Self::connect).
+    pub async fn session_id(&self) -> Result<String> {
+        Ok(self.live_from_anywhere().await?.session.id())
+    }
+
+    /// The time to live that the server granted: how long after this process dies others wait for what it held.
+    ///
+    /// # Errors
+    /// Those of [`connect`](Self::connect).
+    pub async fn ttl(&self) -> Result<Duration> {
+        Ok(self.live_from_anywhere().await?.session.ttl())
+    }
+
+    /// Ends the present session: all guards of this client are lost at once, all its entries leave their queues.
+    ///
+    /// Returns when the store has confirmed it or could not be reached in time; then the ttl does it. A later acquire
+    /// opens a new session.
+    ///
+    /// # Cancel safety
+    /// The session ends all the same.
+    pub async fn close(&self) {
+        let current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(Ok(live)) = current.get() {
+            live.close().await;
+        }
+    }
+
+    /// What this client has done so far.
+    pub fn metrics(&self) -> Metrics {
+        self.inner.counters.snapshot()
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.inner.runtime
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    pub(crate) fn label(&self) -> Option<&str> {
+        self.inner.label.as_deref()
+    }
+
+    /// The present session, or a new one. To be called on the client's runtime.
+    pub(crate) async fn live(&self) -> Result<Arc<Live>> {
+        let generation = {
+            let mut current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
+            let over = match current.get() {
+                Some(Ok(live)) => live.health.check().is_err(),
+                Some(Err(_)) => true,
+                None => false,
+            };
+            if over {
+                *current = Generation::default();
+            }
+            current.clone()
+        };
+        generation.get_or_init(|| self.open()).await.clone()
+    }
+
+    /// Opens a session in a task of its own, so that a caller who gives up does not leave one half open: dropping its
+    /// result closes it.
+    async fn open(&self) -> Result<Arc<Live>> {
+        let inner = self.inner.clone();
+        let owner = Owner::current(self.label()).to_value();
+        let opening = async move {
+            let (runtime, clock, counters) = (inner.runtime.clone(), inner.clock.clone(), inner.counters.clone());
+            Live::open(&*inner.backend, &owner, runtime, clock, counters).await
+        };
+        self.on_runtime(opening).await?
+    }
+
+    async fn live_from_anywhere(&self) -> Result<Arc<Live>> {
+        let client = self.clone();
+        self.on_runtime(async move { client.live().await }).await?
+    }
+
+    async fn on_runtime<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T> {
+        self.inner
+            .runtime
+            .spawn(task)
+            .await
+            .map_err(|error| Error::Runtime { problem: format!("did not answer: {error}") })
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("backend", &self.inner.backend).finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// A text about this process that people see in the queues. Default: none; host and process id are always shown.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// The runtime that carries the session and every waiter. Default: a thread of this library, shared by all clients of
+    /// the process.
+    ///
+    /// With a runtime of your own, code that blocks it delays renewals, and the locks are lost when it is shut down.
+    #[must_use]
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// The clock that validity is measured on. Default: [`BootClock`]. For tests.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Opens the first session.
+    ///
+    /// # Errors
+    /// As [`Client::connect`], and [`Error::MetadataTooLarge`] for a label of more than 4 KiB.
+    pub async fn connect(self) -> Result<Client> {
+        Owner::current(self.label.as_deref()).check_size("the client's label")?;
+        let runtime = match self.runtime {
+            Some(runtime) => runtime,
+            None => library_runtime()?,
+        };
+        let client = Client {
+            inner: Arc::new(Inner {
+                backend: self.backend,
+                runtime,
+                clock: self.clock,
+                label: self.label,
+                counters: Arc::default(),
+                current: Lock::default(),
+            }),
+        };
+        client.live_from_anywhere().await?;
+        Ok(client)
+    }
+}
+
+/// The runtime of sessions: one thread for the process, never shut down, so that user code can neither starve it nor
+/// outlive it.
+fn library_runtime() -> Result<Handle> {
+    static RUNTIME: OnceLock<std::io::Result<tokio::runtime::Runtime>> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("lock-sessions").enable_all().build()
+    });
+    match runtime {
+        Ok(runtime) => Ok(runtime.handle().clone()),
+        Err(error) => Err(Error::Runtime { problem: format!("could not be started: {error}") }),
+    }
+}

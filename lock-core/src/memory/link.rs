@@ -1,0 +1,141 @@
+//! The way between a client and the store, and what can happen on it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+/// A request of the [session contract](crate::backend::Session).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Opening a session.
+    Open,
+    /// Renewing it.
+    Renew,
+    /// Entering a queue.
+    Enqueue,
+    /// Settling an enqueue whose reply was lost.
+    Adopt,
+    /// Reading what is ahead.
+    Ahead,
+    /// Opening a watch.
+    Watch,
+    /// Leaving a queue.
+    Dequeue,
+    /// Reading a queue.
+    Entries,
+    /// Ending the session.
+    Close,
+}
+
+/// What happens to one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It never reaches the store.
+    DropRequest,
+    /// It is applied, and the reply is lost.
+    DropReply,
+    /// It is taken for lost, and reaches the store this much later.
+    Late(Duration),
+    /// It takes this much longer, on the way there.
+    Delay(Duration),
+    /// A read shows the queue as it was before the last removal. No effect on other requests.
+    StaleRead,
+    /// The event of a watch never comes. No effect on other requests.
+    LostEvent,
+}
+
+/// The way between one client and the store. Clones are the same link.
+#[derive(Clone, Debug)]
+pub struct Link {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    plan: Mutex<Plan>,
+    held: watch::Sender<bool>,
+    /// Changes at every cut.
+    cuts: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    faults: VecDeque<(Op, Fault)>,
+    latency: Duration,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        let shared = Shared { plan: Mutex::default(), held: watch::Sender::new(false), cuts: watch::Sender::new(0) };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+impl Link {
+    /// Lets `fault` happen to the next `op` that has none planned yet.
+    pub fn plan(&self, op: Op, fault: Fault) {
+        self.plan_mut().faults.push_back((op, fault));
+    }
+
+    /// Faults planned that have not happened yet.
+    pub fn planned(&self) -> usize {
+        self.plan_mut().faults.len()
+    }
+
+    /// Every request and every reply takes this long from now on. Default: nothing.
+    pub fn set_latency(&self, each_way: Duration) {
+        self.plan_mut().latency = each_way;
+    }
+
+    /// From now on nothing arrives, in either direction, and nothing fails: requests, replies and events are kept.
+    pub fn hold(&self) {
+        self.shared.held.send_replace(true);
+    }
+
+    /// Delivers what was held.
+    pub fn resume(&self) {
+        self.shared.held.send_replace(false);
+    }
+
+    /// Breaks the connection once: every watch ends without telling.
+    pub fn cut(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    pub(super) fn latency(&self) -> Duration {
+        self.plan_mut().latency
+    }
+
+    pub(super) fn next_fault(&self, op: Op) -> Option<Fault> {
+        let mut plan = self.plan_mut();
+        let at = plan.faults.iter().position(|(planned, _)| *planned == op)?;
+        plan.faults.remove(at).map(|(_, fault)| fault)
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        *self.shared.held.borrow()
+    }
+
+    /// Resolves when nothing is held.
+    pub(super) async fn open(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.shared.held.subscribe().wait_for(|held| !held).await;
+    }
+
+    /// Resolves at a cut after this call.
+    pub(super) fn next_cut(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut cuts = self.shared.cuts.subscribe();
+        cuts.mark_unchanged();
+        let link = self.clone();
+        async move {
+            let _ = cuts.changed().await;
+            drop(link);
+        }
+    }
+
+    fn plan_mut(&self) -> MutexGuard<'_, Plan> {
+        self.shared.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

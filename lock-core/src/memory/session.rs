@@ -1,0 +1,230 @@
+//! A session of the store in memory, as the backend contract wants it.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::link::{Fault, Link, Op};
+use super::store::{Outcome, State, Store};
+use crate::backend::{
+    Ahead, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Removal, Removed, Session, Watched,
+};
+use crate::error::{Error, Result};
+use crate::name::Name;
+
+#[derive(Debug)]
+pub(super) struct MemorySession {
+    store: Arc<Store>,
+    link: Link,
+    ttl: Duration,
+    id: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Lost(&'static str);
+
+fn lost(op: &'static str) -> Error {
+    Error::unavailable(op, Lost("the link to the store in memory was told to fail"))
+}
+
+/// Sends one request over the link. The request is applied even when this future is dropped or has given up on it.
+async fn request<T: Send + 'static>(
+    store: &Arc<Store>,
+    link: &Link,
+    patience: Duration,
+    (op, name): (Op, &'static str),
+    apply: impl FnOnce(&mut State, Option<Fault>) -> T + Send + 'static,
+) -> Result<T> {
+    let fault = link.next_fault(op);
+    let way = link.latency();
+    let on_the_way = match fault {
+        Some(Fault::DropRequest) => {
+            tokio::time::sleep(way).await;
+            return Err(lost(name));
+        }
+        Some(Fault::Delay(longer) | Fault::Late(longer)) => way + longer,
+        _ => way,
+    };
+    let (reply, replied) = oneshot::channel();
+    let carry = {
+        let (store, link) = (store.clone(), link.clone());
+        async move {
+            if !on_the_way.is_zero() {
+                tokio::time::sleep(on_the_way).await;
+            }
+            link.open().await;
+            let answer = apply(&mut store.lock(), fault);
+            if !way.is_zero() {
+                tokio::time::sleep(way).await;
+            }
+            link.open().await;
+            let _ = reply.send(answer);
+        }
+    };
+    if on_the_way.is_zero() && !link.is_held() {
+        carry.await;
+    } else {
+        tokio::spawn(carry);
+    }
+    if let Some(Fault::Late(_)) = fault {
+        return Err(lost(name));
+    }
+    let answer = tokio::time::timeout(patience, replied).await;
+    match (answer, fault) {
+        (Ok(Ok(_)), Some(Fault::DropReply)) => Err(lost(name)),
+        (Ok(Ok(answer)), _) => Ok(answer),
+        _ => Err(lost(name)),
+    }
+}
+
+impl MemorySession {
+    pub(super) async fn open(store: Arc<Store>, link: Link, ttl: Duration) -> Result<Arc<dyn Session>> {
+        let opened = request(&store, &link, ttl / 3, (Op::Open, "open a session"), move |state, _| {
+            state.open_session(Instant::now() + ttl)
+        });
+        let id = opened.await.map_err(|error| Error::Unreachable {
+            endpoints: "the store in memory".into(),
+            within: ttl / 3,
+            source: Arc::new(error),
+        })?;
+        tokio::spawn(expire(Arc::downgrade(&store), id.clone()));
+        Ok(Arc::new(Self { store, link, ttl, id }))
+    }
+
+    async fn request<T: Send + 'static>(
+        &self,
+        op: (Op, &'static str),
+        apply: impl FnOnce(&mut State, Option<Fault>) -> T + Send + 'static,
+    ) -> Result<T> {
+        request(&self.store, &self.link, self.ttl / 3, op, apply).await
+    }
+
+    fn over(&self) -> Error {
+        Error::SessionOver { session: self.id.clone() }
+    }
+
+    fn placed(queue: &Name, id: &str, session: &str, order: u64) -> Placed {
+        let entry = Entry { key: format!("{}/{session}-{id}", queue.segment()), incarnation: order };
+        Placed { entry, token: order, ahead: None }
+    }
+}
+
+/// The server's side of a session: ends it when it was not renewed in time.
+async fn expire(store: Weak<Store>, id: String) {
+    loop {
+        let Some(expires) = store.upgrade().and_then(|store| store.lock().expiry(&id)) else { return };
+        if Instant::now() >= expires {
+            if let Some(store) = store.upgrade() {
+                store.lock().end_session(&id);
+            }
+            return;
+        }
+        tokio::time::sleep_until(expires).await;
+    }
+}
+
+#[async_trait]
+impl Session for MemorySession {
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    async fn renew(&self) -> Result<Duration> {
+        let (id, ttl) = (self.id.clone(), self.ttl);
+        let alive =
+            self.request((Op::Renew, "renew the session"), move |state, _| state.renew(&id, Instant::now() + ttl));
+        // A tenth for clocks that run apart, as the real backends do.
+        if alive.await? { Ok(ttl - ttl / 10) } else { Err(self.over()) }
+    }
+
+    async fn enqueue(&self, request: &Enqueue<'_>) -> Result<Enqueued> {
+        loop {
+            let fence = self.store.lock().fence(&self.id);
+            let (session, queue, id) = (self.id.clone(), request.queue.segment().to_owned(), request.id.to_owned());
+            let (value, only_if_free) = (request.value.to_vec(), request.only_if_free);
+            let answer = self.request((Op::Enqueue, "enter the queue"), move |state, _| {
+                match state.enqueue(&session, fence, &queue, &id, &value, only_if_free) {
+                    Outcome::Placed(order) => {
+                        let ahead = state.entry(&queue, order).and_then(|entry| state.ahead(&entry, 1, false));
+                        (Outcome::Placed(order), ahead)
+                    }
+                    other => (other, None),
+                }
+            });
+            return match answer.await? {
+                (Outcome::Placed(order), ahead) => {
+                    Ok(Enqueued::Placed(Placed { ahead, ..Self::placed(request.queue, request.id, &self.id, order) }))
+                }
+                (Outcome::Busy, _) => Ok(Enqueued::Busy),
+                (Outcome::SessionOver, _) => Err(self.over()),
+                (Outcome::FenceMoved, _) => continue,
+            };
+        }
+    }
+
+    async fn adopt(&self, request: &Enqueue<'_>) -> Result<Option<Placed>> {
+        let (session, queue, id) = (self.id.clone(), request.queue.segment().to_owned(), request.id.to_owned());
+        let found = self.request((Op::Adopt, "settle a lost reply"), move |state, _| {
+            state.move_fence(&session).then(|| state.find(&session, &queue, &id))
+        });
+        let found = found.await?.ok_or_else(|| self.over())?;
+        Ok(found.map(|order| Self::placed(request.queue, request.id, &self.id, order)))
+    }
+
+    async fn ahead(&self, mine: &Entry, limit: usize) -> Result<Option<Ahead>> {
+        let mine = mine.clone();
+        self.request((Op::Ahead, "read the queue"), move |state, fault| {
+            state.ahead(&mine, limit, fault == Some(Fault::StaleRead))
+        })
+        .await
+    }
+
+    async fn watch(&self, entry: &Entry) -> Result<Watched> {
+        let entry = entry.clone();
+        let watch =
+            self.request((Op::Watch, "watch an entry"), move |state, fault| (state.watch(&entry), fault)).await?;
+        let (Some(removed), fault) = watch else { return Ok(Watched::Gone) };
+        let (link, cut) = (self.link.clone(), self.link.next_cut());
+        let removal: Removal = Box::pin(async move {
+            let removed = async move {
+                let told = removed.await.is_ok() && fault != Some(Fault::LostEvent);
+                if !told {
+                    std::future::pending::<()>().await;
+                }
+                link.open().await;
+            };
+            tokio::select! {
+                biased;
+                () = removed => Removed::Gone,
+                () = cut => Removed::Unknown,
+            }
+        });
+        Ok(Watched::Present(removal))
+    }
+
+    async fn dequeue(&self, mine: &Entry) -> Result<Dequeued> {
+        let mine = mine.clone();
+        self.request((Op::Dequeue, "leave the queue"), move |state, _| state.dequeue(&mine)).await
+    }
+
+    async fn entries(&self, queue: &Name) -> Result<Vec<QueueEntry>> {
+        let queue = queue.clone();
+        self.request((Op::Entries, "list the queue"), move |state, _| state.entries(&queue)).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        let id = self.id.clone();
+        self.request((Op::Close, "end the session"), move |state, _| {
+            state.end_session(&id);
+        })
+        .await
+    }
+}

@@ -1,0 +1,55 @@
+//! Counters of a client, so that claims such as "one wake-up per release" are counted, not believed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A snapshot of a client's counters since it was made.
+        #[non_exhaustive]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Metrics {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: Counter,)*
+        }
+
+        impl Counters {
+            pub(crate) fn snapshot(&self) -> Metrics {
+                Metrics { $($name: self.$name.0.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Sessions opened.
+    sessions_opened,
+    /// Sessions that ended other than by being closed.
+    sessions_lost,
+    /// Successful proofs of life of a session.
+    renewals,
+    /// Entries put into a queue.
+    enqueued,
+    /// Guards handed out.
+    granted,
+    /// Times a waiter was woken because its predecessor may have gone.
+    wakeups,
+    /// Times the entries ahead were read.
+    looks,
+    /// Requests to enter a queue whose answer was lost and had to be settled.
+    ambiguous,
+    /// Entries removed.
+    dequeued,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add_one(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,304 @@
+//! A live session: the backend's session, its health, and the one task that renews and finally closes it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+use crate::backend::{Backend, Dequeued, Entry, Session};
+use crate::clock::{Clock, Instant, sleep_until};
+use crate::error::{Error, Loss, Result};
+use crate::health::Health;
+use crate::metrics::Counters;
+
+/// Renewals per ttl. Six leave time for several failed ones before the proven life runs out.
+const BEATS_PER_TTL: u32 = 6;
+
+/// Renewals tried before a session that has just been opened is given up.
+const FIRST_RENEWALS: u32 = 3;
+
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) session: Arc<dyn Session>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) runtime: Handle,
+    pub(crate) counters: Arc<Counters>,
+    renew_now: Arc<Notify>,
+    closed: watch::Receiver<bool>,
+}
+
+/// The definite end of [`Live::remove`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// The entry is gone, by this removal.
+    Removed,
+    /// The entry was gone already.
+    Absent,
+    /// The session is over, and the entry goes with it.
+    SessionLost,
+}
+
+impl Live {
+    pub(crate) async fn open(
+        backend: &dyn Backend,
+        owner: &[u8],
+        runtime: Handle,
+        clock: Arc<dyn Clock>,
+        counters: Arc<Counters>,
+    ) -> Result<Arc<Self>> {
+        let session = backend.open(owner).await?;
+        let valid_until = match first_proof(&*session, &*clock).await {
+            Ok(until) => until,
+            Err(error) => {
+                let _ = session.close().await;
+                return Err(error);
+            }
+        };
+        counters.sessions_opened.add_one();
+        counters.renewals.add_one();
+        let health = Arc::new(Health::new(clock, valid_until));
+        let renew_now = Arc::new(Notify::new());
+        let (closed_sender, closed) = watch::channel(false);
+        runtime.spawn({
+            let keeper = Keeper {
+                session: session.clone(),
+                health: health.clone(),
+                counters: counters.clone(),
+                renew_now: renew_now.clone(),
+            };
+            async move {
+                keeper.keep().await;
+                closed_sender.send_replace(true);
+            }
+        });
+        Ok(Arc::new(Self { session, health, runtime, counters, renew_now, closed }))
+    }
+
+    /// The interval of renewals.
+    fn beat(&self) -> Duration {
+        self.session.ttl() / BEATS_PER_TTL
+    }
+
+    /// Resolves when at least one beat of proven life is left, asking for a renewal if need be.
+    pub(crate) async fn proven(&self) -> Result<(), Loss> {
+        let mut proofs = self.health.proofs();
+        loop {
+            let until = self.health.check()?;
+            if until.saturating_duration_since(self.health.clock().now()) >= self.beat() {
+                return Ok(());
+            }
+            self.renew_now.notify_one();
+            tokio::select! {
+                loss = self.health.lost() => return Err(loss),
+                // The sender lives as long as `self`.
+                _ = proofs.changed() => {}
+            }
+        }
+    }
+
+    /// Makes a request again and again until it is answered or the session is lost.
+    pub(crate) async fn retry<T, F>(&self, request: impl Fn() -> F + Send) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send,
+    {
+        let mut backoff = Backoff::default();
+        loop {
+            let answer = tokio::select! {
+                biased;
+                _ = self.health.lost() => return Err(self.over()),
+                answer = request() => answer,
+            };
+            match answer {
+                Err(Error::Unavailable { request, source }) => {
+                    tracing::debug!(request, %source, "no answer, asking again");
+                    backoff.wait(&self.health).await;
+                }
+                answer => return answer.inspect_err(|error| self.note(error)),
+            }
+        }
+    }
+
+    /// Removes an entry. Goes on until the answer is definite; an entry that resists for a whole ttl takes the session
+    /// with it, because a session that is kept alive would keep the entry for ever.
+    pub(crate) async fn remove(&self, entry: &Entry) -> Removal {
+        let mut backoff = Backoff::default();
+        let give_up = self.health.clock().now() + self.session.ttl();
+        let mut asked_before = false;
+        loop {
+            let answer = tokio::select! {
+                biased;
+                _ = self.health.lost() => return Removal::SessionLost,
+                answer = self.session.dequeue(entry) => answer,
+            };
+            match answer {
+                Ok(Dequeued::Removed) => {
+                    self.counters.dequeued.add_one();
+                    return Removal::Removed;
+                }
+                // An earlier call whose answer was lost may be the one that removed it.
+                Ok(Dequeued::Absent) if asked_before => {
+                    self.counters.dequeued.add_one();
+                    return Removal::Removed;
+                }
+                Ok(Dequeued::Absent) => return Removal::Absent,
+                Err(Error::SessionOver { .. }) => self.health.lose(Loss::SessionEnded),
+                Err(error) if !error.is_retryable() || self.health.clock().now() >= give_up => {
+                    tracing::error!(entry = entry.key, %error, "an entry cannot be removed, ending its session");
+                    self.health.lose(Loss::Stuck);
+                }
+                Err(error) => {
+                    tracing::debug!(entry = entry.key, %error, "removal not confirmed, trying again");
+                    asked_before = true;
+                    backoff.wait(&self.health).await;
+                }
+            }
+        }
+    }
+
+    /// Removes an entry in the background. Works outside any runtime; never blocks, never panics.
+    pub(crate) fn remove_later(self: Arc<Self>, entry: Entry) {
+        let runtime = self.runtime.clone();
+        runtime.spawn(async move { self.remove(&entry).await });
+    }
+
+    /// Takes note of an error that tells about the session.
+    pub(crate) fn note(&self, error: &Error) {
+        if matches!(error, Error::SessionOver { .. }) {
+            self.health.lose(Loss::SessionEnded);
+        }
+    }
+
+    /// The error of whoever needs the session when it is lost.
+    pub(crate) fn over(&self) -> Error {
+        Error::SessionOver { session: self.session.id() }
+    }
+
+    /// Ends the session and waits until the store was told, as far as it can be reached.
+    pub(crate) async fn close(&self) {
+        self.health.lose(Loss::Closed);
+        // An error means that the runtime is gone and the keeper with it.
+        let _ = self.closed.clone().wait_for(|closed| *closed).await;
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.health.lose(Loss::Closed);
+    }
+}
+
+async fn first_proof(session: &dyn Session, clock: &dyn Clock) -> Result<Instant> {
+    let mut tries = 0;
+    loop {
+        let asked = clock.now();
+        tries += 1;
+        match session.renew().await {
+            Ok(valid) => return Ok(asked + valid),
+            Err(error) if tries == FIRST_RENEWALS || !error.is_retryable() => return Err(error),
+            Err(error) => tracing::debug!(%error, "the first renewal failed, trying again"),
+        }
+    }
+}
+
+/// The task of one session: renews it until it is lost, then closes it.
+struct Keeper {
+    session: Arc<dyn Session>,
+    health: Arc<Health>,
+    counters: Arc<Counters>,
+    renew_now: Arc<Notify>,
+}
+
+impl Keeper {
+    async fn keep(&self) {
+        let loss = tokio::select! {
+            loss = self.health.lost() => loss,
+            loss = self.expire() => loss,
+            () = self.renew() => self.health.lost().await,
+        };
+        if loss != Loss::Closed {
+            self.counters.sessions_lost.add_one();
+            tracing::warn!(session = self.session.id(), %loss, "session lost");
+        }
+        if let Err(error) = self.session.close().await {
+            tracing::debug!(session = self.session.id(), %error, "the store was not told of the session's end");
+        }
+    }
+
+    /// Resolves when the proven life has run out, which `check` makes a loss.
+    async fn expire(&self) -> Loss {
+        loop {
+            match self.health.check() {
+                Ok(until) => sleep_until(self.health.clock(), until).await,
+                Err(loss) => return loss,
+            }
+        }
+    }
+
+    /// Returns only when the session is over.
+    async fn renew(&self) {
+        let clock = self.health.clock();
+        let beat = self.session.ttl() / BEATS_PER_TTL;
+        let mut backoff = Backoff::default();
+        let mut next = clock.now() + beat;
+        loop {
+            tokio::select! {
+                () = sleep_until(clock, next) => {}
+                () = self.renew_now.notified() => {}
+            }
+            let asked = clock.now();
+            match self.renew_once(beat).await {
+                Ok(valid) => {
+                    if self.health.extend(asked + valid).is_err() {
+                        return;
+                    }
+                    self.counters.renewals.add_one();
+                    backoff = Backoff::default();
+                    next = asked + beat;
+                }
+                Err(error) => {
+                    if matches!(error, Error::SessionOver { .. }) {
+                        self.health.lose(Loss::SessionEnded);
+                        return;
+                    }
+                    tracing::warn!(session = self.session.id(), %error, "renewal failed, trying again");
+                    self.health.suspect();
+                    next = clock.now() + backoff.next().min(beat);
+                }
+            }
+        }
+    }
+
+    /// One renewal; the session is suspect while it takes longer than a beat.
+    async fn renew_once(&self, beat: Duration) -> Result<Duration> {
+        let mut renewal = self.session.renew();
+        tokio::select! {
+            answer = &mut renewal => return answer,
+            () = tokio::time::sleep(beat) => self.health.suspect(),
+        }
+        renewal.await
+    }
+}
+
+/// Growing, jittered pauses between tries: 10 ms to 1 s.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    tries: u32,
+}
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        let ceiling = Duration::from_millis(10 << self.tries.min(7)).min(Duration::from_secs(1));
+        self.tries += 1;
+        ceiling.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+
+    /// Waits for the next try, or for the loss of the session.
+    pub(crate) async fn wait(&mut self, health: &Health) {
+        tokio::select! {
+            _ = health.lost() => {}
+            () = tokio::time::sleep(self.next()) => {}
+        }
+    }
+}
