@@ -240,6 +240,7 @@ impl Attempt {
             let (Watched::Present(predecessor), Some(own_removal)) = (predecessor, own.as_mut()) else {
                 return Ok(Removed::Unknown);
             };
+            live.counters.waits.add_one();
             tokio::select! {
                 biased;
                 _ = live.health.lost() => return Err(live.over()),

@@ -34,6 +34,8 @@ mod acquire;
 pub mod backend;
 mod client;
 pub mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod guard;
 mod health;

@@ -35,6 +35,8 @@ metrics! {
     enqueued,
     /// Guards handed out.
     granted,
+    /// Times a waiter went to sleep until its predecessor leaves.
+    waits,
     /// Times a waiter was woken because its predecessor may have gone.
     wakeups,
     /// Times the entries ahead were read.

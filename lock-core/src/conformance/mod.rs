@@ -1,0 +1,266 @@
+//! The rules that every backend has to keep, one named test per rule, to be run against the real server.
+//!
+//! Implement [`World`] for the store and call [`conformance!`](crate::conformance!) in a test file:
+//!
+//! ```ignore
+//! lock_core::conformance!(tokio::test(flavor = "multi_thread"), my_world());
+//! ```
+//!
+//! A rule asserts with a panic. Times are multiples of [`World::ttl`]; nothing waits for a fixed time where a condition
+//! can be waited for.
+
+pub mod faults;
+pub mod mutex;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::backend::{Entry, QueueEntry};
+use crate::{Client, Guard, Mutex, Name};
+
+/// A store under test, with the hand of an operator and links that can be broken.
+#[async_trait]
+pub trait World: Send + Sync {
+    /// The ttl of the sessions; 2 to 5 s on a real server.
+    fn ttl(&self) -> Duration;
+
+    /// A client with a session of its own, over a link of its own.
+    async fn contender(&self) -> Contender;
+
+    /// Every entry of a queue, read past all broken links.
+    async fn entries(&self, queue: &Name) -> Vec<QueueEntry>;
+
+    /// Removes an entry by hand.
+    async fn remove(&self, entry: &Entry);
+
+    /// Ends a session by hand; its id is [`Client::session_id`].
+    async fn expire(&self, session: &str);
+}
+
+/// A client and its link to the store.
+#[allow(missing_debug_implementations, reason = "test code")]
+pub struct Contender {
+    /// The client.
+    pub client: Client,
+    /// Its link.
+    pub link: Arc<dyn Link>,
+}
+
+/// A link that can be broken.
+#[async_trait]
+pub trait Link: Send + Sync {
+    /// From now on nothing arrives in either direction, and nothing tells either side so.
+    async fn hold(&self);
+
+    /// Delivers what was held, as far as its connection still exists.
+    async fn resume(&self);
+
+    /// Closes the connection once. The client may connect again.
+    async fn cut(&self, how: Cut);
+
+    /// Lets the next request reach the store, and closes the connection before anything comes back.
+    async fn lose_next_reply(&self, how: Cut);
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// In order.
+    Fin,
+    /// With a reset.
+    Rst,
+}
+
+/// One test per rule, for one store. The first argument is the test attribute, the second an expression that is awaited
+/// for the [`World`](crate::conformance::World).
+#[macro_export]
+macro_rules! conformance {
+    ($test:meta, $world:expr) => {
+        $crate::conformance! { @rules $test, $world;
+            mutex:
+                excludes_two_tasks_of_one_session,
+                excludes_two_sessions,
+                has_one_holder_under_contention,
+                grants_in_the_order_of_the_queue,
+                wakes_one_waiter_per_release,
+                try_lock_takes_a_free_lock,
+                try_lock_on_a_held_lock_leaves_nothing,
+                try_lock_storm_never_overlaps_and_leaves_nothing,
+                deadline_passes_on_time_and_leaves_nothing,
+                dropped_guard_releases_outside_of_a_runtime,
+                panicking_holder_releases,
+                withdrawing_at_any_moment_leaves_nothing,
+                withdrawn_middle_waiter_lets_nobody_jump_ahead,
+                names_do_not_overlap,
+                shows_who_waits,
+                refuses_bad_input_and_leaves_nothing,
+                closing_releases_everything_at_once,
+                forgotten_client_leaves_no_session;
+            faults:
+                removed_holder_is_lost_within_a_second,
+                removed_waiter_is_told_and_lets_nobody_jump_ahead,
+                ended_session_is_noticed_and_replaced,
+                ended_session_of_a_middle_waiter_keeps_the_order,
+                ended_session_of_a_waiter_never_grants,
+                cut_keeps_guard_and_places,
+                lost_reply_of_enqueue_keeps_one_entry_in_its_place,
+                lost_reply_of_release_is_settled,
+                short_silence_is_suspect_and_passes,
+                long_silence_ends_the_guard_before_the_next_grant,
+                waiter_cut_off_for_longer_than_the_ttl_never_gets_a_guard,
+                deadline_holds_in_silence,
+                withdrawing_in_silence_leaves_nothing,
+                guard_dropped_in_silence_is_released_later,
+                release_in_silence_is_pending_and_settled_later,
+                work_stops_before_validity_ends;
+        }
+    };
+    (@rules $test:meta, $world:expr; $($group:ident: $($rule:ident),+;)+) => {$(
+        mod $group {
+            #[allow(unused_imports, reason = "the world may be made with names in scope")]
+            use super::*;
+            $(
+                #[$test]
+                async fn $rule() {
+                    $crate::conformance::$group::$rule(&$world.await).await;
+                }
+            )+
+        }
+    )+};
+}
+
+/// A name that no other test uses.
+fn fresh_name() -> String {
+    format!("rule-{:016x}", fastrand::u64(..))
+}
+
+fn name(mutex: &Mutex) -> Name {
+    Name::new(mutex.name()).expect("a mutex has a valid name")
+}
+
+/// One mutex in several clients.
+fn everywhere(contenders: &[Contender]) -> Vec<Mutex> {
+    let name = fresh_name();
+    contenders.iter().map(|contender| contender.client.mutex(&name).expect("a valid name")).collect()
+}
+
+async fn contenders(world: &dyn World, n: usize) -> Vec<Contender> {
+    let mut all = Vec::new();
+    for _ in 0..n {
+        all.push(world.contender().await);
+    }
+    all
+}
+
+/// Waits until `condition` holds, for at most `within`.
+async fn eventually<F: Future<Output = bool>>(what: &str, within: Duration, mut condition: impl FnMut() -> F) {
+    let poll = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(within, poll).await.unwrap_or_else(|_| panic!("not within {within:?}: {what}"));
+}
+
+/// Waits until a queue has `n` entries.
+async fn queue_length(world: &dyn World, mutex: &Mutex, n: usize) {
+    let (name, last) = (name(mutex), AtomicUsize::new(usize::MAX));
+    eventually(&format!("the queue of {name} has {n} entries"), patience(world), || async {
+        last.store(world.entries(&name).await.len(), Ordering::Relaxed);
+        last.load(Ordering::Relaxed) == n
+    })
+    .await;
+}
+
+/// Long enough for anything that is not broken.
+fn patience(world: &dyn World) -> Duration {
+    world.ttl() * 3 + Duration::from_secs(2)
+}
+
+async fn in_time<F: Future>(world: &dyn World, what: &str, future: F) -> F::Output {
+    let within = patience(world);
+    tokio::time::timeout(within, future).await.unwrap_or_else(|_| panic!("not within {within:?}: {what}"))
+}
+
+/// A task that waits for a mutex.
+struct Waiter(tokio::task::JoinHandle<crate::Result<Guard>>);
+
+impl Waiter {
+    /// Starts waiting and returns when the entry is in the queue, which has `n` entries then.
+    async fn start(world: &dyn World, mutex: &Mutex, n: usize) -> Self {
+        let waiter = Self::start_blindly(mutex);
+        queue_length(world, mutex, n).await;
+        waiter
+    }
+
+    fn start_blindly(mutex: &Mutex) -> Self {
+        let mutex = mutex.clone();
+        Self(tokio::spawn(async move { mutex.lock().await }))
+    }
+
+    async fn outcome(self, world: &dyn World) -> crate::Result<Guard> {
+        in_time(world, "the waiter has its answer", self.0).await.expect("the waiter's task does not panic")
+    }
+
+    async fn guard(self, world: &dyn World) -> Guard {
+        self.outcome(world).await.expect("the waiter gets the lock")
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.0.is_finished()
+    }
+}
+
+/// Counts holders, and remembers the greatest token.
+#[derive(Debug, Default)]
+struct Witness {
+    inside: AtomicUsize,
+    grants: AtomicU64,
+    greatest: AtomicU64,
+}
+
+impl Witness {
+    fn enter(&self, guard: &Guard) {
+        assert_eq!(self.inside.fetch_add(1, Ordering::SeqCst), 0, "two holders at once");
+        let before = self.greatest.swap(guard.token(), Ordering::SeqCst);
+        assert!(guard.token() > before, "token {} after {before}", guard.token());
+        self.grants.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn leave(&self) {
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn grants(&self) -> u64 {
+        self.grants.load(Ordering::SeqCst)
+    }
+}
+
+/// Polls a future up to `polls` times, then drops it.
+async fn poll_and_drop<F: Future>(future: F, polls: usize) {
+    let mut future = pin!(future);
+    for _ in 0..polls {
+        // A poll happens at once and at each wake-up; the time limit is for futures that are not woken any more.
+        let woken = tokio::time::timeout(
+            Duration::from_millis(20),
+            std::future::poll_fn({
+                let mut polled = false;
+                let future = &mut future;
+                move |cx| match (future.as_mut().poll(cx), std::mem::replace(&mut polled, true)) {
+                    (std::task::Poll::Ready(_), _) => std::task::Poll::Ready(true),
+                    (std::task::Poll::Pending, false) => std::task::Poll::Pending,
+                    (std::task::Poll::Pending, true) => std::task::Poll::Ready(false),
+                }
+            }),
+        )
+        .await;
+        if woken == Ok(true) {
+            return;
+        }
+    }
+}
