@@ -79,9 +79,10 @@ impl Link {
         self.plan_mut().faults.push_back((op, fault));
     }
 
-    /// Faults planned that have not happened yet.
-    pub fn planned(&self) -> usize {
-        self.plan_mut().faults.len()
+    /// Forgets the faults planned, and delivers what was held.
+    pub fn heal(&self) {
+        self.plan_mut().faults.clear();
+        self.resume();
     }
 
     /// Every request and every reply takes this long from now on. Default: nothing.

@@ -1,0 +1,39 @@
+//! What users put into their own tasks can be put there.
+
+use std::future::Future;
+use std::time::Duration;
+
+use lock_core::memory::Memory;
+use lock_core::{Builder, Client, Error, Guard, Metrics, Mutex, Name, Release, State, StateWatch};
+
+fn send_sync<T: Send + Sync + 'static>() {}
+fn send_future<F: Future + Send>(_: F) {}
+
+#[test]
+fn public_types_and_futures_can_cross_threads() {
+    send_sync::<Builder>();
+    send_sync::<Client>();
+    send_sync::<Error>();
+    send_sync::<Guard>();
+    send_sync::<Memory>();
+    send_sync::<Metrics>();
+    send_sync::<Mutex>();
+    send_sync::<Name>();
+    send_sync::<Release>();
+    send_sync::<State>();
+    send_sync::<StateWatch>();
+
+    fn futures(client: &Client, mutex: &Mutex, guard: Guard, mut states: StateWatch) {
+        send_future(Client::connect(Memory::new()));
+        send_future(client.close());
+        send_future(client.entries("l"));
+        send_future(mutex.lock());
+        send_future(mutex.try_lock());
+        send_future(mutex.try_lock_for(Duration::ZERO));
+        send_future(guard.run(async {}));
+        send_future(guard.lost());
+        send_future(guard.release());
+        send_future(async move { states.changed().await });
+    }
+    let _ = futures;
+}
