@@ -2,9 +2,7 @@
 //!
 //! `SCHEDULE_SEED=42` runs one seed, `SCHEDULES=100000` runs that many.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as Shared, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -46,11 +44,15 @@ impl History {
     }
 }
 
+fn locked(history: &Shared<History>) -> std::sync::MutexGuard<'_, History> {
+    history.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn between(rng: &mut Rng, low: u64, high: u64) -> Duration {
     Duration::from_micros(rng.u64(low * 1000..high * 1000))
 }
 
-async fn contend(mutex: Mutex, history: Rc<RefCell<History>>, mut rng: Rng) {
+async fn contend(mutex: Mutex, history: Arc<Shared<History>>, mut rng: Rng) {
     for _ in 0..ROUNDS {
         sleep(between(&mut rng, 0, 400)).await;
         let patience = between(&mut rng, 0, 2_000);
@@ -61,7 +63,7 @@ async fn contend(mutex: Mutex, history: Rc<RefCell<History>>, mut rng: Rng) {
             _ => mutex.lock().await.map(Some),
         };
         let guard = match outcome {
-            Ok(Some(guard)) => history.borrow_mut().granted(guard),
+            Ok(Some(guard)) => locked(&history).granted(guard),
             Ok(None) => continue,
             Err(error) => {
                 assert!(error.is_retryable(), "{error}");
@@ -73,7 +75,7 @@ async fn contend(mutex: Mutex, history: Rc<RefCell<History>>, mut rng: Rng) {
             0 => drop(guard.run(sleep(hold)).await),
             _ => sleep(hold).await,
         }
-        history.borrow_mut().give_back(&guard);
+        locked(&history).give_back(&guard);
         let guard = Arc::into_inner(guard).expect("given back");
         if rng.bool() {
             guard.release().await;
@@ -122,7 +124,7 @@ async fn schedule(seed: u64) -> usize {
     let memory = Memory::new().with_ttl(TTL).expect("a valid ttl");
     let clock = TokioClock::new();
     let name = Name::new("l").expect("a valid name");
-    let history = Rc::new(RefCell::new(History::default()));
+    let history = Arc::new(Shared::new(History::default()));
     let mut stores = Vec::new();
     let mut mutexes = Vec::new();
     for _ in 0..CLIENTS {
@@ -132,9 +134,8 @@ async fn schedule(seed: u64) -> usize {
         mutexes.push(builder.connect().await.expect("memory connects").mutex(&name).expect("a valid name"));
         stores.push(store);
     }
-    let tasks: Vec<_> = (0..TASKS)
-        .map(|i| tokio::task::spawn_local(contend(mutexes[i % CLIENTS].clone(), history.clone(), rng.fork())))
-        .collect();
+    let tasks: Vec<_> =
+        (0..TASKS).map(|i| tokio::spawn(contend(mutexes[i % CLIENTS].clone(), history.clone(), rng.fork()))).collect();
     break_things(&stores, &name, &mut rng).await;
     let healed = Instant::now();
     for task in tasks {
@@ -150,12 +151,13 @@ async fn schedule(seed: u64) -> usize {
         guard.check().expect("held");
         guard.release().await;
     }
-    history.borrow().grants
+    drop(mutexes);
+    Arc::into_inner(history).expect("every task has ended").into_inner().unwrap_or_else(PoisonError::into_inner).grants
 }
 
 fn run(seed: u64) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-    tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime"), schedule(seed))
+    runtime.expect("a runtime").block_on(schedule(seed))
 }
 
 fn setting(name: &str) -> Option<u64> {

@@ -2,7 +2,7 @@
 //!
 //! Implement [`World`] for the store and call [`conformance!`](crate::conformance!) in a test file:
 //!
-//! ```ignore
+//! ```text
 //! lock_core::conformance!(tokio::test(flavor = "multi_thread"), my_world());
 //! ```
 //!

@@ -40,7 +40,8 @@ pub enum Fault {
     Late(Duration),
     /// It takes this much longer, on the way there.
     Delay(Duration),
-    /// A read shows the queue as it was before the last removal. No effect on other requests.
+    /// A read shows the queue as it was before the last removal, and an enqueue that should only enter a free queue
+    /// believes it free. No effect on other requests.
     StaleRead,
     /// The event of a watch never comes. No effect on other requests.
     LostEvent,

@@ -150,7 +150,8 @@ impl Session for MemorySession {
             let fence = self.store.lock().fence(&self.id);
             let (session, queue, id) = (self.id.clone(), request.queue.segment().to_owned(), request.id.to_owned());
             let (value, only_if_free) = (request.value.to_vec(), request.only_if_free);
-            let answer = self.request((Op::Enqueue, "enter the queue"), move |state, _| {
+            let answer = self.request((Op::Enqueue, "enter the queue"), move |state, fault| {
+                let only_if_free = only_if_free && fault != Some(Fault::StaleRead);
                 match state.enqueue(&session, fence, &queue, &id, &value, only_if_free) {
                     Outcome::Placed(order) => {
                         let ahead = state.entry(&queue, order).and_then(|entry| state.ahead(&entry, 1, false));
