@@ -126,6 +126,9 @@ impl Attempt {
                 answer(reply, Ok(None));
             }
             Err(error) => {
+                if matches!(error, Error::EntryRemoved { .. }) {
+                    live.renew_now();
+                }
                 let error = match error {
                     Error::SessionOver { .. } => {
                         let loss = live.health.check().err().unwrap_or(Loss::SessionEnded);

@@ -312,11 +312,15 @@ async fn watch_own(live: Arc<Live>, entry: Entry, watched: Option<Removal>, own:
             break;
         }
     }
-    own.send_if_modified(|loss| {
-        let held = loss.is_none();
-        loss.get_or_insert(Loss::EntryRemoved);
-        held
-    });
+    // The end of the session removes its entries too, and is then the reason to tell.
+    if live.health.check().is_ok() {
+        live.renew_now();
+        own.send_if_modified(|loss| {
+            let held = loss.is_none();
+            loss.get_or_insert(Loss::EntryRemoved);
+            held
+        });
+    }
 }
 
 /// Resolves when less than `margin` of the proven life is left.

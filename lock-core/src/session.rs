@@ -89,13 +89,18 @@ impl Live {
             if until.saturating_duration_since(self.health.clock().now()) >= self.beat() {
                 return Ok(());
             }
-            self.renew_now.notify_one();
+            self.renew_now();
             tokio::select! {
                 loss = self.health.lost() => return Err(loss),
                 // The sender lives as long as `self`.
                 _ = proofs.changed() => {}
             }
         }
+    }
+
+    /// Asks for a renewal before it is due. An entry that vanished may be the first sign that the session is over.
+    pub(crate) fn renew_now(&self) {
+        self.renew_now.notify_one();
     }
 
     /// Makes a request again and again until it is answered or the session is lost.
@@ -264,7 +269,7 @@ impl Keeper {
                     }
                     tracing::warn!(session = self.session.id(), %error, "renewal failed, trying again");
                     self.health.suspect();
-                    next = clock.now() + backoff.next().min(beat);
+                    next = clock.now() + backoff.next().min(beat / 4);
                 }
             }
         }

@@ -1,0 +1,160 @@
+//! What a guard's validity rests on, with the memory backend's faults and clocks of the tests' own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lock_core::clock::{Clock, Instant, TokioClock};
+use lock_core::memory::{Fault, Memory, Op};
+use lock_core::{Client, Error, Loss, State};
+
+const TTL: Duration = Duration::from_secs(6);
+const BEAT: Duration = Duration::from_secs(1);
+
+fn store() -> Memory {
+    Memory::new().with_ttl(TTL).expect("a valid ttl")
+}
+
+async fn connect(store: &Memory, clock: impl Clock) -> Client {
+    let builder = Client::builder(store.clone().with_own_link()).clock(clock);
+    builder.runtime(tokio::runtime::Handle::current()).connect().await.expect("memory connects")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_comes_with_a_beat_of_proven_life() {
+    let store = store();
+    let clock = TokioClock::new();
+    let holder = connect(&store, clock).await.mutex("l").unwrap().lock().await.unwrap();
+    let weak = store.clone().with_own_link();
+    let builder = Client::builder(weak.clone()).clock(clock).runtime(tokio::runtime::Handle::current());
+    let client = builder.connect().await.unwrap();
+    let mutex = client.mutex("l").unwrap();
+    let waiter = tokio::spawn(async move { mutex.lock().await });
+    // Every renewal fails until there is less than a beat left.
+    for _ in 0..1000 {
+        weak.link().plan(Op::Renew, Fault::DropRequest);
+    }
+    tokio::time::sleep(TTL - TTL / 10 - BEAT / 2).await;
+    holder.release().await;
+    tokio::time::sleep(BEAT / 10).await;
+    assert!(!waiter.is_finished(), "it is first, but nothing proves that it will stay alive");
+    weak.link().heal();
+    let guard = waiter.await.unwrap().unwrap();
+    assert!(guard.valid_for() >= BEAT, "{:?}", guard.valid_for());
+}
+
+/// A clock of the test's own, in nanoseconds.
+#[derive(Clone, Debug)]
+struct ManualClock(Arc<AtomicU64>);
+
+impl Clock for ManualClock {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_spent_in_suspend_counts() {
+    let clock = ManualClock(Arc::new(AtomicU64::new(1)));
+    let guard = connect(&store(), clock.clone()).await.mutex("l").unwrap().lock().await.unwrap();
+    guard.check().unwrap();
+    assert_eq!(guard.valid_for(), TTL - TTL / 10);
+    // tokio's clock stands still while the machine's moves on, as in suspend.
+    clock.0.fetch_add(TTL.as_nanos() as u64, Ordering::SeqCst);
+    let error = guard.check().unwrap_err();
+    assert!(
+        matches!(error, Error::Lost { loss: Loss::Expired, .. }),
+        "the first check, before any timer or I/O: {error}"
+    );
+    assert_eq!(guard.state(), State::Lost(Loss::Expired));
+    assert_eq!(guard.lost().await, Loss::Expired);
+    let never_polled = guard.run(async { panic!("work is polled after the loss") }).await;
+    assert!(matches!(never_polled, Err(Error::Lost { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn validity_counts_from_the_request_not_from_its_late_answer() {
+    let memory = store();
+    let slow = memory.clone().with_own_link();
+    let clock = TokioClock::new();
+    let builder = Client::builder(slow.clone()).clock(clock).runtime(tokio::runtime::Handle::current());
+    let guard = builder.connect().await.unwrap().mutex("l").unwrap().lock().await.unwrap();
+    let longest = TTL - TTL / 10;
+    slow.link().plan(Op::Renew, Fault::Delay(BEAT * 3 / 2));
+    for _ in 0..40 {
+        tokio::time::sleep(BEAT / 10).await;
+        let late = guard.valid_for() + BEAT * 3 / 2 > longest;
+        assert!(guard.valid_for() <= longest);
+        // Right after the slow answer at most `longest` minus its delay may be left.
+        if clock.now().as_nanos() > 1_000_000_000 + (BEAT * 5 / 2).as_nanos() as u64 {
+            assert!(late || guard.valid_for() <= longest - BEAT * 3 / 2);
+        }
+    }
+    guard.check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_event_delays_a_grant_by_the_recheck_only() {
+    let memory = store();
+    let clock = TokioClock::new();
+    let holder = connect(&memory, clock).await.mutex("l").unwrap().lock().await.unwrap();
+    let deaf = memory.clone().with_own_link();
+    // The waiter watches itself and its predecessor; neither event ever comes.
+    deaf.link().plan(Op::Watch, Fault::LostEvent);
+    deaf.link().plan(Op::Watch, Fault::LostEvent);
+    let builder = Client::builder(deaf).clock(clock).runtime(tokio::runtime::Handle::current());
+    let mutex = builder.connect().await.unwrap().mutex("l").unwrap();
+    let waiter = tokio::spawn(async move { mutex.lock().await });
+    tokio::time::sleep(BEAT).await;
+    holder.release().await;
+    let guard = tokio::time::timeout(Duration::from_secs(20), waiter).await.expect("rechecked").unwrap().unwrap();
+    guard.check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_cannot_be_removed_takes_its_session_with_it() {
+    let memory = store();
+    let stuck = memory.clone().with_own_link();
+    let clock = TokioClock::new();
+    let builder = Client::builder(stuck.clone()).clock(clock).runtime(tokio::runtime::Handle::current());
+    let client = builder.connect().await.unwrap();
+    let (mutex, other) = (client.mutex("l").unwrap(), client.mutex("other").unwrap());
+    let other = other.lock().await.unwrap();
+    let guard = mutex.lock().await.unwrap();
+    for _ in 0..1000 {
+        stuck.link().plan(Op::Dequeue, Fault::DropRequest);
+    }
+    drop(guard);
+    let waiter = connect(&memory, clock).await.mutex("l").unwrap();
+    let next =
+        tokio::time::timeout(TTL + Duration::from_secs(2), waiter.lock()).await.expect("within ttl + 2 s").unwrap();
+    next.check().unwrap();
+    assert_eq!(other.state(), State::Lost(Loss::Stuck), "renewals would keep the entry for ever");
+    stuck.link().heal();
+    client.mutex("third").unwrap().lock().await.unwrap().check().unwrap();
+}
+
+#[test]
+fn guards_survive_the_end_of_the_users_runtime_and_end_with_that_of_the_sessions() {
+    let user = tokio::runtime::Runtime::new().unwrap();
+    let store = store();
+    let guard = user
+        .block_on(async { Client::connect(store.clone()).await.unwrap().mutex("l").unwrap().lock().await.unwrap() });
+    drop(user);
+    guard.check().expect("the session lives on the library's thread");
+    drop(guard);
+
+    let sessions = tokio::runtime::Runtime::new().unwrap();
+    let (client, guard) = sessions.block_on(async {
+        let client = Client::builder(store).runtime(sessions.handle().clone()).connect().await.unwrap();
+        let guard = client.mutex("m").unwrap().lock().await.unwrap();
+        (client, guard)
+    });
+    drop(sessions);
+    let user = tokio::runtime::Runtime::new().unwrap();
+    let error = user.block_on(client.mutex("n").unwrap().lock()).unwrap_err();
+    assert!(matches!(error, Error::Runtime { .. }), "{error}");
+    user.block_on(client.close());
+    assert!(guard.check().is_err());
+    drop(guard);
+}
