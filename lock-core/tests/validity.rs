@@ -94,6 +94,49 @@ async fn validity_counts_from_the_request_not_from_its_late_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_renewal_is_suspect_before_it_fails() {
+    let slow = store();
+    let clock = TokioClock::new();
+    let builder = Client::builder(slow.clone()).clock(clock).runtime(tokio::runtime::Handle::current());
+    let guard = builder.connect().await.unwrap().mutex("l").unwrap().lock().await.unwrap();
+    slow.link().plan(Op::Renew, Fault::Delay(BEAT * 3 / 2));
+    let mut states = guard.watch();
+    let began = tokio::time::Instant::now();
+    assert_eq!(states.changed().await, State::Suspect);
+    assert_eq!(began.elapsed().as_secs_f64().round(), 2.0, "one beat until it is asked for, one until it is late");
+    assert_eq!(states.changed().await, State::Held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ended_session_is_noticed_by_the_next_renewal_without_any_event() {
+    let deaf = store();
+    let clock = TokioClock::new();
+    let builder = Client::builder(deaf.clone()).clock(clock).runtime(tokio::runtime::Handle::current());
+    let client = builder.connect().await.unwrap();
+    let guard = client.mutex("l").unwrap().lock().await.unwrap();
+    // The watch on the own entry opens, and stays silent.
+    deaf.link().plan(Op::Watch, Fault::LostEvent);
+    tokio::time::sleep(BEAT / 2).await;
+    assert!(deaf.expire_session(&client.session_id().await.unwrap()));
+    let loss = tokio::time::timeout(BEAT + BEAT / 10, guard.lost()).await.expect("within a beat");
+    assert_eq!(loss, Loss::SessionEnded);
+    assert_eq!(client.metrics().sessions_lost, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_is_stopped_while_the_lock_is_still_held() {
+    let silent = store();
+    let clock = TokioClock::new();
+    let builder = Client::builder(silent.clone()).clock(clock).runtime(tokio::runtime::Handle::current());
+    let guard = builder.connect().await.unwrap().mutex("l").unwrap().lock().await.unwrap();
+    silent.link().hold();
+    let stopped = guard.run(std::future::pending::<()>()).await;
+    assert!(matches!(stopped, Err(Error::Lost { loss: Loss::Expired, .. })));
+    let left = guard.valid_for();
+    assert!(left > TTL / 30 && left <= TTL / 20, "stopped with {left:?} left");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_event_delays_a_grant_by_the_recheck_only() {
     let memory = store();
     let clock = TokioClock::new();

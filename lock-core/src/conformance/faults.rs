@@ -313,6 +313,5 @@ pub async fn work_stops_before_validity_ends(world: &dyn World) {
     });
     let stopped: crate::Result<()> = in_time(world, "the work is stopped", work).await;
     assert!(matches!(stopped, Err(Error::Lost { .. })));
-    assert!(guard.valid_for() > Duration::ZERO || guard.check().is_err());
     one.link.resume().await;
 }

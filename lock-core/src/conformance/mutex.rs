@@ -294,6 +294,7 @@ pub async fn closing_releases_everything_at_once(world: &dyn World) {
     let (guard, second) = (mutex[0].lock().await.unwrap(), other.lock().await.unwrap());
     let waiter = Waiter::start(world, &mutex[1], 2).await;
     let own_waiter = Waiter::start(world, &mutex[0], 3).await;
+    let began = Instant::now();
     two[0].client.close().await;
     assert!(matches!(guard.check(), Err(Error::Lost { loss: Loss::Closed, .. })));
     assert!(second.check().is_err());
@@ -301,6 +302,7 @@ pub async fn closing_releases_everything_at_once(world: &dyn World) {
     assert!(matches!(error, Error::SessionLost { loss: Loss::Closed, .. }), "{error}");
     waiter.guard(world).await.release().await;
     queue_length(world, &other, 0).await;
+    assert!(began.elapsed() < world.ttl() / 2, "the store was told, not left to the ttl: {:?}", began.elapsed());
     let again = in_time(world, "a new session opens", mutex[0].lock()).await.unwrap();
     again.check().unwrap();
     assert!(guard.check().is_err(), "an old guard stays lost");
