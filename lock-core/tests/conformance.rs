@@ -64,7 +64,7 @@ impl Link for MemoryLink {
         self.0.link().cut();
     }
 
-    async fn lose_next_reply(&self, _how: Cut) {
+    async fn lose_next_reply(&self, _lock: &str, _how: Cut) {
         for op in [Op::Enqueue, Op::Dequeue] {
             self.0.link().plan(op, Fault::DropReply);
         }

@@ -139,7 +139,7 @@ pub async fn lost_reply_of_enqueue_keeps_one_entry_in_its_place(world: &dyn Worl
         let three = contenders(world, 3).await;
         let mutex = everywhere(&three);
         let holder = mutex[0].lock().await.unwrap();
-        three[1].link.lose_next_reply(how).await;
+        three[1].link.lose_next_reply(mutex[1].name(), how).await;
         let unlucky = Waiter::start(world, &mutex[1], 2).await;
         let last = Waiter::start(world, &mutex[2], 3).await;
         eventually("the unlucky one sleeps", patience(world), || async { three[1].client.metrics().waits >= 1 }).await;
@@ -159,7 +159,7 @@ pub async fn lost_reply_of_release_is_settled(world: &dyn World) {
         let mutex = everywhere(&two);
         let holder = mutex[0].lock().await.unwrap();
         let waiter = Waiter::start(world, &mutex[1], 2).await;
-        two[0].link.lose_next_reply(how).await;
+        two[0].link.lose_next_reply(mutex[0].name(), how).await;
         assert_eq!(in_time(world, "the release is settled", holder.release()).await, Release::Released, "{how:?}");
         let next = waiter.guard(world).await;
         let again = Waiter::start(world, &mutex[0], 2).await;

@@ -63,8 +63,9 @@ pub trait Link: Send + Sync {
     /// Closes the connection once. The client may connect again.
     async fn cut(&self, how: Cut);
 
-    /// Lets the next request reach the store, and closes the connection before anything comes back.
-    async fn lose_next_reply(&self, how: Cut);
+    /// Lets the next request that names this lock reach the store and be applied, and closes the connection before its
+    /// reply comes back. Returns at once.
+    async fn lose_next_reply(&self, lock: &str, how: Cut);
 }
 
 /// How a connection ends.
