@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::backend::{Enqueue, Enqueued, Entry, Placed, Removal, Removed, Watched};
 use crate::client::Client;
-use crate::clock::{Instant, sleep_until};
+use crate::clock::Instant;
 use crate::error::{Error, Loss, Result};
 use crate::guard::Guard;
 use crate::name::Name;
@@ -104,7 +104,7 @@ impl Attempt {
                 Ok(Enqueued::Busy) => return answer(reply, Ok(None)),
                 // Lost before it was of any use, for example unnoticed while idle: no place is lost, so try the next one.
                 Err(Error::SessionOver { .. }) => {}
-                Err(error) => return answer(reply, Err(error)),
+                Err(error) => return answer(reply, Err(error.of_lock(&self.lock))),
             }
         };
         live.counters.enqueued.add_one();
@@ -134,7 +134,7 @@ impl Attempt {
                         let loss = live.health.check().err().unwrap_or(Loss::SessionEnded);
                         Error::SessionLost { lock: self.lock.to_string(), loss }
                     }
-                    error => error,
+                    error => error.of_lock(&self.lock),
                 };
                 live.remove_later(placed.entry);
                 answer(reply, Err(error));
@@ -145,7 +145,11 @@ impl Attempt {
     async fn interrupted(&self, reply: &mut Reply) -> Interruption {
         let deadline = async {
             match self.deadline {
-                Some(deadline) => sleep_until(&**self.client.clock(), deadline).await,
+                // A waiter that is late after a suspend hurts nobody, and thousands of them should not nap.
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(self.client.clock().now());
+                    tokio::time::sleep(left).await;
+                }
                 None => std::future::pending().await,
             }
         };
@@ -175,7 +179,7 @@ impl Attempt {
         loop {
             match live.session.enqueue(&request).await {
                 Err(Error::Unavailable { request, source }) => {
-                    tracing::debug!(lock = %self.lock, request, %source, "the answer was lost");
+                    tracing::debug!(lock = %self.lock, %request, %source, "the answer was lost");
                 }
                 definite => return definite.inspect_err(|error| live.note(error)),
             }

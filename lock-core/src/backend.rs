@@ -216,13 +216,13 @@ pub struct QueueEntry {
 }
 
 impl Error {
-    /// For backends: the request may have been applied.
+    /// For backends: the request, such as "enter the queue", may have been applied.
     pub fn unavailable(request: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self::Unavailable { request, source: Arc::new(source) }
+        Self::Unavailable { request: request.into(), source: Arc::new(source) }
     }
 
-    /// For backends: the request was certainly not applied, and will not be if repeated.
+    /// For backends: the request, such as "enter the queue", was certainly not applied, and will not be if repeated.
     pub fn refused(request: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self::Refused { request, source: Arc::new(source) }
+        Self::Refused { request: request.into(), source: Arc::new(source) }
     }
 }

@@ -1,8 +1,11 @@
 //! Why an operation failed, by meaning.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+use crate::name::Name;
 
 /// The result of an operation of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -119,19 +122,19 @@ pub enum Error {
     },
 
     /// The store did not answer, or its answer leaves open whether the request was applied.
-    #[error("no definite answer from the store to {request}")]
+    #[error("no definite answer from the store, asked to {request}")]
     Unavailable {
-        /// The request.
-        request: &'static str,
+        /// What was asked for, such as "renew the session".
+        request: Cow<'static, str>,
         /// The failure.
         source: Source,
     },
 
     /// The store definitely refused the request.
-    #[error("the store refused {request}")]
+    #[error("the store refused to {request}")]
     Refused {
-        /// The request.
-        request: &'static str,
+        /// What was asked for, such as "enter the queue of lock "x"".
+        request: Cow<'static, str>,
         /// The store's answer.
         source: Source,
     },
@@ -156,6 +159,14 @@ impl Error {
                 | Self::EntryRemoved { .. }
                 | Self::Unavailable { .. }
         )
+    }
+
+    /// Names the lock in an error of a backend's call.
+    pub(crate) fn of_lock(mut self, lock: &Name) -> Self {
+        if let Self::Unavailable { request, .. } | Self::Refused { request, .. } = &mut self {
+            *request = format!("{request} of lock {lock:?}").into();
+        }
+        self
     }
 
     /// Whether the cause is the end of the session, so that every guard of that session is lost too.

@@ -94,10 +94,9 @@ impl Guard {
     /// # Ok(()) }
     /// ```
     pub fn check(&self) -> Result<()> {
-        match self.state() {
-            State::Lost(loss) => Err(self.lost_error(loss)),
-            State::Held | State::Suspect => Ok(()),
-        }
+        let own = *self.own.borrow();
+        let loss = own.or_else(|| self.live.health.check().err());
+        loss.map_or(Ok(()), |loss| Err(self.lost_error(loss)))
     }
 
     /// The moment until which the lock is proven to be held, on the client's clock; it moves forward with each renewal.

@@ -117,7 +117,7 @@ impl Live {
             };
             match answer {
                 Err(Error::Unavailable { request, source }) => {
-                    tracing::debug!(request, %source, "no answer, asking again");
+                    tracing::debug!(%request, %source, "no answer, asking again");
                     backoff.wait(&self.health).await;
                 }
                 answer => return answer.inspect_err(|error| self.note(error)),
