@@ -1,1 +1,33 @@
-//! integration
+//! Real servers and a fault proxy for the tests of this workspace.
+//!
+//! | Fixture | What it gives a test |
+//! |---|---|
+//!
+//! Both kinds of server share one vocabulary: `single`, `cluster`, `start`, `endpoint`, `kill`, `stop`, `restart`, `pause`, `resume`, `leader`. Servers end with the test that
+//! started them, even when the test is killed. A server that cannot be started is an [`Error`] that shows the end of its log, never a skipped test.
+//!
+//! # Programs
+//!
+//! The fixtures run `etcd`, `etcdctl`, `java`, `openssl` and `setpriv` (util-linux) from `PATH`. These environment variables choose others, for example to test another release:
+//!
+//! | Variable | Default | Meaning |
+//! |---|---|---|
+//! | `ETCD` | `etcd` | the etcd server |
+//! | `ETCDCTL` | `etcdctl` | its command-line client |
+//! | `JAVA` | `java` | the Java runtime that runs ZooKeeper |
+//! | `ZK_JARS` | `/usr/share/java` | directories with ZooKeeper's jars, separated by `:`; the first that holds a jar wins |
+
+mod error;
+mod ports;
+mod process;
+mod server;
+mod wait;
+
+pub use error::Error;
+pub use ports::Port;
+pub use process::Process;
+pub use server::Server;
+pub use wait::{PATIENCE, eventually};
+
+/// The result of a fixture's operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
