@@ -2,6 +2,8 @@
 //!
 //! | Fixture | What it gives a test |
 //! |---|---|
+//! | [`Etcd`] | one or three etcd servers on free loopback ports, with TLS and authentication on demand |
+//! | [`Certs`] | a test CA with server and client certificates, and a second CA that nobody trusts |
 //!
 //! Both kinds of server share one vocabulary: `single`, `cluster`, `start`, `endpoint`, `kill`, `stop`, `restart`, `pause`, `resume`, `leader`. Servers end with the test that
 //! started them, even when the test is killed. A server that cannot be started is an [`Error`] that shows the end of its log, never a skipped test.
@@ -17,13 +19,17 @@
 //! | `JAVA` | `java` | the Java runtime that runs ZooKeeper |
 //! | `ZK_JARS` | `/usr/share/java` | directories with ZooKeeper's jars, separated by `:`; the first that holds a jar wins |
 
+mod certs;
 mod error;
+mod etcd;
 mod ports;
 mod process;
 mod server;
 mod wait;
 
+pub use certs::{Certs, Tls};
 pub use error::Error;
+pub use etcd::{Etcd, EtcdOptions};
 pub use ports::Port;
 pub use process::Process;
 pub use server::Server;
