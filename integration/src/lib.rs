@@ -3,6 +3,7 @@
 //! | Fixture | What it gives a test |
 //! |---|---|
 //! | [`Etcd`] | one or three etcd servers on free loopback ports, with TLS and authentication on demand |
+//! | [`ZooKeeper`] | one or three ZooKeeper servers, likewise |
 //! | [`Certs`] | a test CA with server and client certificates, and a second CA that nobody trusts |
 //!
 //! Both kinds of server share one vocabulary: `single`, `cluster`, `start`, `endpoint`, `kill`, `stop`, `restart`, `pause`, `resume`, `leader`. Servers end with the test that
@@ -26,6 +27,7 @@ mod ports;
 mod process;
 mod server;
 mod wait;
+mod zookeeper;
 
 pub use certs::{Certs, Tls};
 pub use error::Error;
@@ -34,6 +36,7 @@ pub use ports::Port;
 pub use process::Process;
 pub use server::Server;
 pub use wait::{PATIENCE, eventually};
+pub use zookeeper::{Admin, ZooKeeper, ZooKeeperOptions};
 
 /// The result of a fixture's operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
