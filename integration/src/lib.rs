@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`Etcd`] | one or three etcd servers on free loopback ports, with TLS and authentication on demand |
 //! | [`ZooKeeper`] | one or three ZooKeeper servers, likewise |
+//! | [`Proxy`] | a TCP relay in front of one server, which holds, drops, delays or cuts at an exact point |
 //! | [`Certs`] | a test CA with server and client certificates, and a second CA that nobody trusts |
 //!
 //! Both kinds of server share one vocabulary: `single`, `cluster`, `start`, `endpoint`, `kill`, `stop`, `restart`, `pause`, `resume`, `leader`. Servers end with the test that
@@ -25,6 +26,7 @@ mod error;
 mod etcd;
 mod ports;
 mod process;
+mod proxy;
 mod server;
 mod wait;
 mod zookeeper;
@@ -34,6 +36,7 @@ pub use error::Error;
 pub use etcd::{Etcd, EtcdOptions};
 pub use ports::Port;
 pub use process::Process;
+pub use proxy::{Action, Counters, Cut, Direction, Mode, Peer, Proxy, Trigger, When};
 pub use server::Server;
 pub use wait::{PATIENCE, eventually};
 pub use zookeeper::{Admin, ZooKeeper, ZooKeeperOptions};
