@@ -73,6 +73,26 @@ async fn time_spent_in_suspend_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn work_that_is_woken_after_a_suspend_is_not_polled_again() {
+    let clock = ManualClock(Arc::new(AtomicU64::new(1)));
+    let guard = connect(&store(), clock.clone()).await.mutex("l").unwrap().lock().await.unwrap();
+    let wake = Arc::new(tokio::sync::Notify::new());
+    let woken = wake.clone();
+    let work = tokio::spawn(async move {
+        let work = async {
+            woken.notified().await;
+            panic!("polled after the loss");
+        };
+        guard.run(work).await
+    });
+    tokio::task::yield_now().await;
+    clock.0.fetch_add(TTL.as_nanos() as u64, Ordering::SeqCst);
+    wake.notify_one();
+    let stopped: Result<(), Error> = work.await.expect("the work is not polled");
+    assert!(matches!(stopped, Err(Error::Lost { loss: Loss::Expired, .. })));
+}
+
+#[tokio::test(start_paused = true)]
 async fn validity_counts_from_the_request_not_from_its_late_answer() {
     let slow = store();
     let clock = TokioClock::new();
