@@ -21,11 +21,12 @@ impl ZooKeeper {
     /// [`Error::ZooKeeper`] when no node takes it within ten seconds.
     pub async fn admin(&self) -> Result<Admin> {
         let connector = Client::connector()
-            .with_auth("digest", b"super:superpw")
             .with_session_timeout(Duration::from_secs(10))
-            .with_connection_timeout(Duration::from_secs(10))
-            .with_fail_eagerly();
+            .with_connection_timeout(Duration::from_secs(10));
         let client = connector.connect(&self.connect_string()).await.map_err(failed("connect"))?;
+        // Not while connecting: with TLS on, ZooKeeper 3.8.0 may answer the authentication before the connect request,
+        // which costs the client the connection.
+        client.auth("digest", b"super:superpw").await.map_err(failed("authenticate"))?;
         Ok(Admin { client })
     }
 }
