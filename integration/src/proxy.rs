@@ -39,11 +39,11 @@ pub struct Counters {
 ///
 /// # Examples
 ///
-/// Drop exactly the reply of a request, and keep the server ignorant of it:
+/// Drop exactly the reply of a request:
 ///
 /// ```no_run
 /// # async fn example() -> integration::Result<()> {
-/// use integration::{Action, Cut, Direction, Etcd, Mode, Peer, Proxy, When};
+/// use integration::{Action, Cut, Direction, Etcd, Mode, Proxy, When};
 ///
 /// let etcd = Etcd::single().await?;
 /// let proxy = Proxy::start(etcd.addr(0)).await?;
