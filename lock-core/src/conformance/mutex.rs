@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Waiter, Witness, World, contenders, eventually, everywhere, fresh_name, in_time, name, patience};
+use super::{
+    Contender, Waiter, Witness, World, contenders, eventually, everywhere, fresh_name, in_time, name, patience,
+};
 use super::{poll_and_drop, queue_length};
 use crate::owner::Owner;
 use crate::{Error, Loss, Release, State};
@@ -314,9 +316,14 @@ pub async fn forgotten_client_leaves_no_session(world: &dyn World) {
     let two = contenders(world, 2).await;
     let mutex = everywhere(&two);
     let guard = mutex[0].lock().await.unwrap();
-    let [first, _second] = <[_; 2]>::try_from(two).unwrap_or_else(|_| unreachable!());
+    let mut links = Vec::new();
+    for Contender { client, link } in two {
+        // Without its link a client could not tell the store anything.
+        links.push(link);
+        drop(client);
+    }
     let mut mutex = mutex.into_iter();
-    drop((mutex.next(), first));
+    drop(mutex.next());
     tokio::task::yield_now().await;
     guard.check().expect("a guard keeps its session");
     drop(guard);
