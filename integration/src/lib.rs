@@ -5,6 +5,8 @@
 //! | [`Etcd`] | one or three etcd servers on free loopback ports, with TLS and authentication on demand |
 //! | [`ZooKeeper`] | one or three ZooKeeper servers, likewise |
 //! | [`Proxy`] | a TCP relay in front of one server, which holds, drops, delays or cuts at an exact point |
+//! | [`connect`] | a client of the library by URL |
+//! | [`ProxyLink`] | a proxy as the conformance suite wants its links |
 //! | [`Certs`] | a test CA with server and client certificates, and a second CA that nobody trusts |
 //!
 //! Both kinds of server share one vocabulary: `single`, `cluster`, `start`, `endpoint`, `kill`, `stop`, `restart`, `pause`, `resume`, `leader`. Servers end with the test that
@@ -22,8 +24,10 @@
 //! | `ZK_JARS` | `/usr/share/java` | directories with ZooKeeper's jars, separated by `:`; the first that holds a jar wins |
 
 mod certs;
+mod client;
 mod error;
 mod etcd;
+mod link;
 mod ports;
 mod process;
 mod proxy;
@@ -32,8 +36,10 @@ mod wait;
 mod zookeeper;
 
 pub use certs::{Certs, Tls};
+pub use client::connect;
 pub use error::Error;
 pub use etcd::{Etcd, EtcdOptions};
+pub use link::ProxyLink;
 pub use ports::Port;
 pub use process::Process;
 pub use proxy::{Action, Counters, Cut, Direction, Mode, Peer, Proxy, Trigger, When};
