@@ -1,0 +1,142 @@
+//! Opens sessions on an ensemble.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lock_core::backend::{Backend, Session};
+use lock_core::clock::{BootClock, Clock, Instant};
+use lock_core::{Error, Result, Source};
+use tokio::time::{Instant as Deadline, sleep, timeout_at};
+use zookeeper_client as zk;
+use zookeeper_client::Client;
+
+use crate::config::{Access, Config, Scheme};
+use crate::error::{NoAnswer, Peer};
+use crate::probe;
+use crate::session::{Settings, ZkSession};
+use crate::tls::Pem;
+
+/// Between two rounds over all servers.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A ZooKeeper ensemble: the backend to give to `lock_core::Client::connect`.
+#[derive(Clone, Debug)]
+pub struct ZooKeeper {
+    config: Config,
+    peer: Peer,
+}
+
+impl ZooKeeper {
+    /// Checks the settings. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] naming the setting, its value and what is expected; also for a PEM file that cannot be read.
+    pub fn new(config: Config) -> Result<Self> {
+        config.validate()?;
+        if let Some(tls) = &config.tls {
+            Pem::read(tls)?.options()?;
+        }
+        let peer = Peer { endpoints: config.endpoints().into(), who: config.who().into() };
+        Ok(Self { config, peer })
+    }
+
+    /// As [`new`](Self::new) with the settings of a URL, see [`Config::from_url`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] naming the part that is wrong; never showing a password.
+    pub fn from_url(url: &str) -> Result<Self> {
+        Self::new(Config::from_url(url)?)
+    }
+
+    fn connector(&self, pem: Option<&Pem>) -> Result<zk::Connector> {
+        let config = &self.config;
+        // The client takes this bound for the opening of a connection as well as for silence on it. Below a quarter of the
+        // timeout, so that when a renewal has failed for want of an answer, the next one uses another server.
+        let hosts = u32::try_from(config.hosts.len()).unwrap_or(u32::MAX);
+        let per_server = (config.connect_timeout / hosts).clamp(config.timeout / 10, config.timeout / 4);
+        let mut connector = Client::connector()
+            .with_session_timeout(config.timeout)
+            .with_connection_timeout(per_server)
+            .with_fail_eagerly();
+        if let Some(pem) = pem {
+            connector = connector.with_tls(pem.options()?);
+        }
+        if let Some(credentials) = &config.credentials {
+            let (user, password) = (credentials.user.clone(), credentials.password.clone());
+            connector = match credentials.scheme {
+                Scheme::Digest => connector.with_auth("digest", format!("{user}:{password}").as_bytes()),
+                Scheme::Sasl => connector.with_sasl(zk::SaslOptions::digest_md5(user, password)),
+            };
+        }
+        Ok(connector)
+    }
+
+    /// Connects to one of the servers, trying them again and again until the deadline. Returns when it began, too: the
+    /// session was created after that.
+    async fn connect(&self, deadline: Deadline) -> Result<(Client, Instant)> {
+        let pem = self.config.tls.as_ref().map(Pem::read).transpose()?;
+        let within = self.config.connect_timeout;
+        let mut last: Source = Arc::new(NoAnswer(within));
+        loop {
+            let connector = self.connector(pem.as_ref())?;
+            let began = BootClock.now();
+            let connecting = async {
+                match pem {
+                    Some(_) => connector.secure_connect(&self.peer.endpoints).await,
+                    None => connector.connect(&self.peer.endpoints).await,
+                }
+            };
+            match timeout_at(deadline, connecting).await {
+                Ok(Ok(client)) => return Ok((client, began)),
+                Ok(Err(error @ zk::Error::AuthFailed)) => return Err(self.peer.denied("the ensemble", error)),
+                Ok(Err(error)) => {
+                    tracing::debug!(servers = %self.peer.endpoints, %error, "no server opened a session");
+                    // The client keeps the reasons to itself.
+                    let Ok(probed) = timeout_at(deadline, probe::servers(&self.config.hosts, pem.as_ref())).await
+                    else {
+                        return Err(self.peer.unreachable(within, last));
+                    };
+                    last = Arc::new(probed.reason);
+                    if probed.hopeless {
+                        return Err(self.peer.unreachable(within, last));
+                    }
+                }
+                Err(_) => return Err(self.peer.unreachable(within, last)),
+            }
+            if timeout_at(deadline, sleep(PAUSE)).await.is_err() {
+                return Err(self.peer.unreachable(within, last));
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for ZooKeeper {
+    async fn open(&self, owner: &[u8]) -> Result<Arc<dyn Session>> {
+        let deadline = Deadline::now() + self.config.connect_timeout;
+        let (client, began) = self.connect(deadline).await?;
+        let granted = client.session_timeout();
+        if granted != self.config.timeout {
+            tracing::warn!(asked = ?self.config.timeout, ?granted, "the ensemble granted another session timeout");
+        }
+        let acls = match self.config.acl {
+            Access::Open => zk::Acls::anyone_all(),
+            Access::Creator => zk::Acls::creator_all(),
+        };
+        let settings = Settings { chroot: self.config.chroot.clone(), acls, peer: self.peer.clone() };
+        let session = ZkSession::new(client, settings, owner, began);
+        match timeout_at(deadline, session.register()).await {
+            Ok(Ok(())) => {
+                tracing::debug!(session = session.id(), timeout = ?granted, "session opened");
+                Ok(Arc::new(session))
+            }
+            Ok(Err(error @ (Error::AccessDenied { .. } | Error::Refused { .. }))) => Err(error),
+            Ok(Err(error)) => Err(self.peer.unreachable(self.config.connect_timeout, Arc::new(error))),
+            Err(_) => {
+                let late = NoAnswer(self.config.connect_timeout);
+                Err(self.peer.unreachable(self.config.connect_timeout, Arc::new(late)))
+            }
+        }
+    }
+}
