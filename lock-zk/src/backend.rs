@@ -11,7 +11,7 @@ use tokio::time::{Instant as Deadline, sleep, timeout_at};
 use zookeeper_client as zk;
 use zookeeper_client::Client;
 
-use crate::config::{Access, Config, Scheme};
+use crate::config::{Access, Config, Credentials, Scheme};
 use crate::error::{NoAnswer, Peer};
 use crate::probe;
 use crate::session::{Settings, ZkSession};
@@ -62,14 +62,23 @@ impl ZooKeeper {
         if let Some(pem) = pem {
             connector = connector.with_tls(pem.options()?);
         }
-        if let Some(credentials) = &config.credentials {
-            let (user, password) = (credentials.user.clone(), credentials.password.clone());
-            connector = match credentials.scheme {
-                Scheme::Digest => connector.with_auth("digest", format!("{user}:{password}").as_bytes()),
-                Scheme::Sasl => connector.with_sasl(zk::SaslOptions::digest_md5(user, password)),
-            };
+        if let Some(Credentials { user, password, scheme: Scheme::Sasl }) = &config.credentials {
+            connector = connector.with_sasl(zk::SaslOptions::digest_md5(user.clone(), password.clone()));
         }
         Ok(connector)
+    }
+
+    async fn authenticate(&self, client: &Client) -> Result<()> {
+        let Some(Credentials { user, password, scheme: Scheme::Digest }) = &self.config.credentials else {
+            return Ok(());
+        };
+        // Not while connecting: a server with TLS may answer it before the connect request, which the client takes for
+        // a fault.
+        match client.auth("digest", format!("{user}:{password}").as_bytes()).await {
+            Ok(()) => Ok(()),
+            Err(error @ zk::Error::AuthFailed) => Err(self.peer.denied("the ensemble", error)),
+            Err(error) => Err(self.peer.unreachable(self.config.connect_timeout, Arc::new(error))),
+        }
     }
 
     /// Connects to one of the servers, trying them again and again until the deadline. Returns when it began, too: the
@@ -115,7 +124,10 @@ impl ZooKeeper {
 impl Backend for ZooKeeper {
     async fn open(&self, owner: &[u8]) -> Result<Arc<dyn Session>> {
         let deadline = Deadline::now() + self.config.connect_timeout;
+        let within = self.config.connect_timeout;
+        let late = || self.peer.unreachable(within, Arc::new(NoAnswer(within)));
         let (client, began) = self.connect(deadline).await?;
+        timeout_at(deadline, self.authenticate(&client)).await.map_err(|_| late())??;
         let granted = client.session_timeout();
         if granted != self.config.timeout {
             tracing::warn!(asked = ?self.config.timeout, ?granted, "the ensemble granted another session timeout");
@@ -132,11 +144,8 @@ impl Backend for ZooKeeper {
                 Ok(Arc::new(session))
             }
             Ok(Err(error @ (Error::AccessDenied { .. } | Error::Refused { .. }))) => Err(error),
-            Ok(Err(error)) => Err(self.peer.unreachable(self.config.connect_timeout, Arc::new(error))),
-            Err(_) => {
-                let late = NoAnswer(self.config.connect_timeout);
-                Err(self.peer.unreachable(self.config.connect_timeout, Arc::new(late)))
-            }
+            Ok(Err(error)) => Err(self.peer.unreachable(within, Arc::new(error))),
+            Err(_) => Err(late()),
         }
     }
 }
