@@ -6,19 +6,22 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lock_core::backend::{Backend, Session};
 use lock_core::clock::{BootClock, Clock, Instant};
-use lock_core::{Error, Result, Source};
+use lock_core::{Error, Result};
 use tokio::time::{Instant as Deadline, sleep, timeout_at};
 use zookeeper_client as zk;
 use zookeeper_client::Client;
 
 use crate::config::{Access, Config, Credentials, Scheme};
 use crate::error::{NoAnswer, Peer};
-use crate::probe;
+use crate::probe::{self, Probed};
 use crate::session::{Settings, ZkSession};
 use crate::tls::Pem;
 
 /// Between two rounds over all servers.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How many addresses the client gets, some of them several times.
+const ADDRESSES: usize = 9;
 
 /// A ZooKeeper ensemble: the backend to give to `lock_core::Client::connect`.
 #[derive(Clone, Debug)]
@@ -52,9 +55,9 @@ impl ZooKeeper {
     fn connector(&self, pem: Option<&Pem>) -> Result<zk::Connector> {
         let config = &self.config;
         // The client takes this bound for the opening of a connection as well as for silence on it. Below a quarter of the
-        // timeout, so that when a renewal has failed for want of an answer, the next one uses another server.
-        let hosts = u32::try_from(config.hosts.len()).unwrap_or(u32::MAX);
-        let per_server = (config.connect_timeout / hosts).clamp(config.timeout / 10, config.timeout / 4);
+        // timeout, so that when a renewal has failed for want of an answer, the next one uses another server; and so that
+        // several silent servers can be tried in time.
+        let per_server = (config.connect_timeout / 4).clamp(config.timeout / 20, config.timeout / 8);
         let mut connector = Client::connector()
             .with_session_timeout(config.timeout)
             .with_connection_timeout(per_server)
@@ -81,41 +84,48 @@ impl ZooKeeper {
         }
     }
 
+    /// The servers as the client takes them.
+    ///
+    /// After each round over its addresses the client doubles its pause before the next, without a limit: a connection to
+    /// one server that was lost for three seconds is tried again after six. With a longer list the tries are closer.
+    fn addresses(&self) -> String {
+        let times = (ADDRESSES / self.config.hosts.len()).max(1);
+        vec![&*self.peer.endpoints; times].join(",")
+    }
+
     /// Connects to one of the servers, trying them again and again until the deadline. Returns when it began, too: the
     /// session was created after that.
     async fn connect(&self, deadline: Deadline) -> Result<(Client, Instant)> {
         let pem = self.config.tls.as_ref().map(Pem::read).transpose()?;
         let within = self.config.connect_timeout;
-        let mut last: Source = Arc::new(NoAnswer(within));
+        // The client keeps the reasons of its failures to itself, so some of the time is kept for finding them out.
+        let enough = deadline - (within / 4).min(probe::PATIENCE);
+        let addresses = self.addresses();
         loop {
             let connector = self.connector(pem.as_ref())?;
             let began = BootClock.now();
             let connecting = async {
                 match pem {
-                    Some(_) => connector.secure_connect(&self.peer.endpoints).await,
-                    None => connector.connect(&self.peer.endpoints).await,
+                    Some(_) => connector.secure_connect(&addresses).await,
+                    None => connector.connect(&addresses).await,
                 }
             };
-            match timeout_at(deadline, connecting).await {
+            match timeout_at(enough, connecting).await {
                 Ok(Ok(client)) => return Ok((client, began)),
                 Ok(Err(error @ zk::Error::AuthFailed)) => return Err(self.peer.denied("the ensemble", error)),
-                Ok(Err(error)) => {
-                    tracing::debug!(servers = %self.peer.endpoints, %error, "no server opened a session");
-                    // The client keeps the reasons to itself.
-                    let Ok(probed) = timeout_at(deadline, probe::servers(&self.config.hosts, pem.as_ref())).await
-                    else {
-                        return Err(self.peer.unreachable(within, last));
-                    };
-                    last = Arc::new(probed.reason);
-                    if probed.hopeless {
-                        return Err(self.peer.unreachable(within, last));
+                Ok(Err(error)) => tracing::debug!(servers = %self.peer.endpoints, %error, "no server opened a session"),
+                Err(_) => {}
+            }
+            let probed = timeout_at(deadline, probe::servers(&self.config.hosts, pem.as_ref())).await;
+            match probed {
+                Ok(Probed { reason, hopeless }) => {
+                    if hopeless || Deadline::now() + PAUSE >= enough {
+                        return Err(self.peer.unreachable(within, Arc::new(reason)));
                     }
                 }
-                Err(_) => return Err(self.peer.unreachable(within, last)),
+                Err(_) => return Err(self.peer.unreachable(within, Arc::new(NoAnswer(within)))),
             }
-            if timeout_at(deadline, sleep(PAUSE)).await.is_err() {
-                return Err(self.peer.unreachable(within, last));
-            }
+            sleep(PAUSE).await;
         }
     }
 }

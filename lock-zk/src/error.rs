@@ -83,10 +83,10 @@ mod tests {
     #[test]
     fn only_listed_answers_are_definite() {
         let peer = Peer { endpoints: "h:2181".into(), who: "user \"app\"".into() };
-        let classify = |error| peer.classify("create", "/locks/a", "0x1", error);
+        let classify = |error| peer.classify("enter the queue", "/locks/a", "0x1", error);
         assert!(matches!(classify(zk::Error::SessionExpired), Error::SessionOver { session } if session == "0x1"));
         assert!(matches!(classify(zk::Error::ClientClosed), Error::SessionOver { .. }));
-        assert!(matches!(classify(zk::Error::InvalidAcl), Error::Refused { request: "create", .. }));
+        assert!(matches!(classify(zk::Error::InvalidAcl), Error::Refused { .. }));
         let text = classify(zk::Error::NoAuth).to_string();
         assert!(text.contains("user \"app\"") && text.contains("/locks/a"), "{text}");
         for open in [

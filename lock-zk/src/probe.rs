@@ -13,7 +13,8 @@ use tokio::time::timeout;
 use crate::error::NoSession;
 use crate::tls::Pem;
 
-const PATIENCE: Duration = Duration::from_secs(1);
+/// What one server gets.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Probed {
     pub(crate) reason: NoSession,

@@ -20,6 +20,13 @@ use crate::names::{self, Place};
 use crate::proof::Proofs;
 use crate::watch::{MAX_WATCHED_BYTES, removal};
 
+const RENEW: &str = "renew the session";
+const ENQUEUE: &str = "enter the queue";
+const ADOPT: &str = "look for an entry whose creation was not answered";
+const LIST: &str = "list the queue";
+const WATCH: &str = "watch an entry";
+const DEQUEUE: &str = "remove an entry";
+
 /// How often an entry is put into a directory that is removed at the same time. Servers remove container nodes that stay
 /// empty for a minute, so more than one time means that somebody deletes on purpose.
 const DIRECTORY_TRIES: usize = 4;
@@ -97,10 +104,10 @@ impl ZkSession {
             match client.create(&self.node, &self.owner, &options).await {
                 Ok(_) | Err(zk::Error::NodeExists) => return Ok(()),
                 Err(zk::Error::NoNode) => self.make_directory(client, &directory).await?,
-                Err(error) => return Err(self.classify("open", &self.node, error)),
+                Err(error) => return Err(self.classify("open a session", &self.node, error)),
             }
         }
-        Err(Error::unavailable("open", DirectoryGone(directory)))
+        Err(Error::unavailable("open a session", DirectoryGone(directory)))
     }
 
     async fn make_directory(&self, client: &Client, path: &str) -> Result<()> {
@@ -154,7 +161,7 @@ impl ZkSession {
 
     /// A transaction that fails unless a leader with a quorum still has this session.
     async fn heartbeat(&self, client: &Client) -> Result<()> {
-        let refused = |error| self.classify("renew", &self.node, error);
+        let refused = |error| self.classify(RENEW, &self.node, error);
         let mut beat = client.new_multi_writer();
         beat.add_check_version(&self.node, -1).map_err(refused)?;
         match beat.commit().await {
@@ -187,7 +194,7 @@ impl ZkSession {
             match client.list_children(&directory).await {
                 Ok(children) if !names::in_order(&children).is_empty() => return Ok(Enqueued::Busy),
                 Ok(_) | Err(zk::Error::NoNode) => {}
-                Err(error) => return Err(self.classify("list", &directory, error)),
+                Err(error) => return Err(self.classify(LIST, &directory, error)),
             }
         }
         let prefix = format!("{directory}/{}", names::prefix(request.id));
@@ -205,10 +212,10 @@ impl ZkSession {
                     return self.placed(client, key, token, listed.ok()).await.map(Enqueued::Placed);
                 }
                 Err(zk::Error::NoNode) => self.make_directory(client, &directory).await?,
-                Err(error) => return Err(self.classify("enqueue", &directory, error)),
+                Err(error) => return Err(self.classify(ENQUEUE, &directory, error)),
             }
         }
-        Err(Error::unavailable("enqueue", DirectoryGone(directory)))
+        Err(Error::unavailable(ENQUEUE, DirectoryGone(directory)))
     }
 
     async fn placed(
@@ -219,19 +226,19 @@ impl ZkSession {
         children: Option<Vec<String>>,
     ) -> Result<Placed> {
         let Some((directory, place)) = place(&key) else {
-            return Err(Error::unavailable("enqueue", zk::Error::UnexpectedError(format!("unexpected path {key}"))));
+            return Err(Error::unavailable(ENQUEUE, zk::Error::UnexpectedError(format!("unexpected path {key}"))));
         };
         if place.is_unsafe() {
             return match client.delete(&key, None).await {
-                Ok(()) | Err(zk::Error::NoNode) => Err(Error::refused("enqueue", NumbersUsedUp(directory.to_owned()))),
-                Err(error) => Err(Error::unavailable("enqueue", error)),
+                Ok(()) | Err(zk::Error::NoNode) => Err(Error::refused(ENQUEUE, NumbersUsedUp(directory.to_owned()))),
+                Err(error) => Err(Error::unavailable(ENQUEUE, error)),
             };
         }
         let czxid = match czxid {
             Some(czxid) => czxid,
             None => {
                 let read = client.get_data(&key).await;
-                read.map_err(|error| Error::unavailable("enqueue", error))?.1.czxid
+                read.map_err(|error| Error::unavailable(ENQUEUE, error))?.1.czxid
             }
         };
         let ahead = children.and_then(|children| ahead(directory, &children, place, NEAREST));
@@ -248,12 +255,12 @@ impl ZkSession {
         let (synced, listed) = tokio::join!(sync, list);
         match synced {
             Ok(()) | Err(zk::Error::NoNode) => {}
-            Err(error) => return Err(self.classify("sync", &directory, error)),
+            Err(error) => return Err(self.classify(ADOPT, &directory, error)),
         }
         let children = match listed {
             Ok(children) => children,
             Err(zk::Error::NoNode) => return Ok(None),
-            Err(error) => return Err(self.classify("list", &directory, error)),
+            Err(error) => return Err(self.classify(LIST, &directory, error)),
         };
         let prefix = names::prefix(request.id);
         for name in children.iter().filter(|name| name.starts_with(&prefix) && Place::parse(name).is_some()) {
@@ -264,7 +271,7 @@ impl ZkSession {
                     return self.placed(client, key, Some(stat.czxid), Some(children)).await.map(Some);
                 }
                 Ok(_) | Err(zk::Error::NoNode) => {}
-                Err(error) => return Err(self.classify("check", &key, error)),
+                Err(error) => return Err(self.classify(ADOPT, &key, error)),
             }
         }
         Ok(None)
@@ -277,7 +284,7 @@ impl ZkSession {
         let children = match synced.and(listed) {
             Ok(children) => children,
             Err(zk::Error::NoNode) => return Ok(Vec::new()),
-            Err(error) => return Err(self.classify("list", directory, error)),
+            Err(error) => return Err(self.classify(LIST, directory, error)),
         };
         let keys: Vec<_> = names::in_order(&children).into_iter().map(|name| format!("{directory}/{name}")).collect();
         let mut entries = Vec::with_capacity(keys.len());
@@ -293,7 +300,7 @@ impl ZkSession {
                         value,
                     }),
                     Err(zk::Error::NoNode) => {}
-                    Err(error) => return Err(self.classify("read", key, error)),
+                    Err(error) => return Err(self.classify(LIST, key, error)),
                 }
             }
         }
@@ -313,16 +320,16 @@ impl Session for ZkSession {
 
     async fn renew(&self) -> Result<Duration> {
         let asked = BootClock.now();
-        self.bounded("renew", self.ttl / 4, |client| async move { self.heartbeat(&client).await }).await?;
+        self.bounded(RENEW, self.ttl / 4, |client| async move { self.heartbeat(&client).await }).await?;
         Ok(self.proofs.answered(asked))
     }
 
     async fn enqueue(&self, request: &Enqueue<'_>) -> Result<Enqueued> {
-        self.bounded("enqueue", self.ttl / 3, |client| async move { self.put(&client, request).await }).await
+        self.bounded(ENQUEUE, self.ttl / 3, |client| async move { self.put(&client, request).await }).await
     }
 
     async fn adopt(&self, request: &Enqueue<'_>) -> Result<Option<Placed>> {
-        self.bounded("adopt", self.ttl / 3, |client| async move { self.find(&client, request).await }).await
+        self.bounded(ADOPT, self.ttl / 3, |client| async move { self.find(&client, request).await }).await
     }
 
     async fn ahead(&self, mine: &Entry, limit: usize) -> Result<Option<Ahead>> {
@@ -331,10 +338,10 @@ impl Session for ZkSession {
             match client.list_children(directory).await {
                 Ok(children) => Ok(ahead(directory, &children, place, limit)),
                 Err(zk::Error::NoNode) => Ok(None),
-                Err(error) => Err(self.classify("list", directory, error)),
+                Err(error) => Err(self.classify(LIST, directory, error)),
             }
         };
-        self.bounded("list", self.ttl / 3, list).await
+        self.bounded(LIST, self.ttl / 3, list).await
     }
 
     async fn watch(&self, entry: &Entry) -> Result<Watched> {
@@ -349,21 +356,21 @@ impl Session for ZkSession {
             let look = |client: Arc<Client>| async move {
                 match client.check_stat(&entry.key).await {
                     Ok(None) | Err(zk::Error::NoNode) => Ok(Watched::Gone),
-                    Ok(Some(_)) => Err(Error::unavailable("watch", TooManyWatches)),
-                    Err(error) => Err(self.classify("watch", &entry.key, error)),
+                    Ok(Some(_)) => Err(Error::unavailable(WATCH, TooManyWatches)),
+                    Err(error) => Err(self.classify(WATCH, &entry.key, error)),
                 }
             };
-            return self.bounded("watch", self.ttl / 3, look).await;
+            return self.bounded(WATCH, self.ttl / 3, look).await;
         };
         let watch = |client: Arc<Client>| async move {
             let state = client.state_watcher();
             match client.get_and_watch_data(&entry.key).await {
                 Ok((_, _, watcher)) => Ok(Watched::Present(removal(watcher, state, permit))),
                 Err(zk::Error::NoNode) => Ok(Watched::Gone),
-                Err(error) => Err(self.classify("watch", &entry.key, error)),
+                Err(error) => Err(self.classify(WATCH, &entry.key, error)),
             }
         };
-        self.bounded("watch", self.ttl / 3, watch).await
+        self.bounded(WATCH, self.ttl / 3, watch).await
     }
 
     async fn dequeue(&self, mine: &Entry) -> Result<Dequeued> {
@@ -372,15 +379,15 @@ impl Session for ZkSession {
             match client.delete(&mine.key, None).await {
                 Ok(()) => Ok(Dequeued::Removed),
                 Err(zk::Error::NoNode) => Ok(Dequeued::Absent),
-                Err(error) => Err(self.classify("dequeue", &mine.key, error)),
+                Err(error) => Err(self.classify(DEQUEUE, &mine.key, error)),
             }
         };
-        self.bounded("dequeue", self.ttl / 3, delete).await
+        self.bounded(DEQUEUE, self.ttl / 3, delete).await
     }
 
     async fn entries(&self, queue: &Name) -> Result<Vec<QueueEntry>> {
         let directory = self.path(queue.segment());
-        self.bounded("list", self.ttl / 3, |client| async move { self.read_all(&client, &directory).await }).await
+        self.bounded(LIST, self.ttl / 3, |client| async move { self.read_all(&client, &directory).await }).await
     }
 
     async fn close(&self) -> Result<()> {
@@ -402,7 +409,7 @@ impl Session for ZkSession {
                 tracing::debug!(session = self.id, "session closed");
                 Ok(())
             }
-            Err(_) => Err(Error::unavailable("close", NoAnswer(self.ttl / 3))),
+            Err(_) => Err(Error::unavailable("close the session", NoAnswer(self.ttl / 3))),
         }
     }
 }
