@@ -30,6 +30,11 @@ impl Children {
         Ok(Self { running: (0..count).map(start).collect::<Result<_, _>>()? })
     }
 
+    /// Their process ids, for whoever wants to kill one.
+    pub fn ids(&self) -> Vec<u32> {
+        self.running.iter().filter_map(Child::id).collect()
+    }
+
     /// Waits for all of them. The first request to stop, or the first failure, is passed on to all; the second kills them.
     ///
     /// Returns what is to be said about those that were killed.

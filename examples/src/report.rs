@@ -16,7 +16,7 @@ const LAST: usize = 3;
 const WRONG: usize = 5;
 
 const REDRAW: Duration = Duration::from_millis(100);
-const PLAIN_LINES: Duration = Duration::from_secs(2);
+const PLAIN_LINES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(15)];
 
 /// Without a grant for this long, the progress says so.
 const QUIET: Duration = Duration::from_millis(1500);
@@ -78,6 +78,10 @@ impl Summary {
                     short(percentile(&waits, 99)),
                     short(percentile(&waits, 100))
                 ),
+            );
+            line(
+                &mut text,
+                format_args!("paused  at most {} from the end of one grant to the next", short(longest_pause(grants))),
             );
             line(&mut text, format_args!("total   {}{of} grants in {seconds:.2} s, {rate} a second", grants.len()));
         }
@@ -158,6 +162,12 @@ fn table(text: &mut String, grants: &[Holder], style: Style) {
 fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{words}");
+}
+
+/// The longest time for which nobody is known to have had the lock: the ttl, after its holder was killed.
+fn longest_pause(grants: &[Holder]) -> Duration {
+    let pauses = grants.windows(2).map(|pair| pair[1].granted.saturating_sub(pair[0].until));
+    Duration::from_nanos(pauses.max().unwrap_or(0))
 }
 
 /// The smallest value that `percent` of them do not exceed.
@@ -285,7 +295,9 @@ impl Progress {
                 _ => {}
             }
         }
-        if self.drawn.elapsed() >= if self.terminal { REDRAW } else { PLAIN_LINES } {
+        // A log of a long run need not be long.
+        let plain = (self.started.elapsed() / 5).clamp(PLAIN_LINES[0], PLAIN_LINES[1]);
+        if self.drawn.elapsed() >= if self.terminal { REDRAW } else { plain } {
             self.drawn = Instant::now();
             let (clear, end) = if self.terminal { ("\r\x1b[K", "") } else { ("", "\n") };
             let line = self.line();
@@ -315,6 +327,7 @@ impl Progress {
             (Some(trouble), _) if quiet > QUIET => write!(line, "; none for {quiet:.0?}: {trouble}"),
             (_, Some(holder)) if quiet > QUIET => write!(line, "; none for {quiet:.0?}, last {holder}"),
             (_, Some(holder)) => write!(line, ", now {holder}"),
+            (_, None) if quiet > QUIET => write!(line, "; none for {quiet:.0?}, somebody else may have the lock"),
             (_, None) => Ok(()),
         };
         line

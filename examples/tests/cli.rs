@@ -67,8 +67,8 @@ fn wrong_usage_says_what_to_do_and_ends_with_2() {
         ("--ttl fast", "'--ttl <TIME>'"),
         ("--ttl 1ms", "at least 10ms"),
         ("--processes 2", "the memory backend is the memory of one process"),
-        ("--backend redis://user:secret@localhost", "expected memory"),
-        ("--backend localhost:2379", "expected memory"),
+        ("--backend redis://user:secret@localhost", "expected memory, etcd://"),
+        ("--backend localhost:2379", "expected memory, etcd://"),
         ("--lock=", "it is empty"),
         ("--ledger /", "--ledger /: "),
         ("--no-such-flag", "--help"),
@@ -79,6 +79,10 @@ fn wrong_usage_says_what_to_do_and_ends_with_2() {
         assert!(stderr.contains(want) && !stderr.contains("secret"), "{args}: {stderr}");
         assert!(output.stdout.is_empty(), "{args}: {output:?}");
     }
+    #[cfg(not(feature = "etcd"))]
+    assert!(text(&workers("--backend etcd://h").output().unwrap().stderr).contains("--features etcd"));
+    #[cfg(not(feature = "zk"))]
+    assert!(text(&workers("--backend zk://h").output().unwrap().stderr).contains("--features zk"));
 }
 
 #[test]

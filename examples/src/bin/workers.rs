@@ -66,7 +66,7 @@ struct Cli {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     ttl: Option<Duration>,
 
-    /// A worker gives up when all its tries have failed for this long
+    /// The program gives up when all tries of a worker have failed for this long
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
     patience: Duration,
 
@@ -95,14 +95,14 @@ impl Worker {
     /// Takes its turn as often as it is to; after a setback once more.
     async fn work(self) -> Result<(), Failure> {
         for _ in 0..self.cli.rounds {
-            let started = Instant::now();
+            let mut failing_since = None;
             let mut pause = Duration::from_millis(10);
             while let Err(error) = self.turn().await {
                 if !error.is_passing() {
                     return Err(error.into());
                 }
                 let why = error.to_string();
-                if started.elapsed() > self.cli.patience {
+                if failing_since.get_or_insert_with(Instant::now).elapsed() > self.cli.patience {
                     let patience = humantime::format_duration(self.cli.patience);
                     return Err(format!("{} gives up after {patience}: {why}", self.who).into());
                 }
@@ -120,7 +120,7 @@ impl Worker {
         let guard = self.mutex.lock().await?;
         let (token, granted) = (guard.token(), now());
 
-        self.write(&guard, granted, Event::Begin { token, granted, waited: granted - asked })?;
+        self.write(&guard, granted, Event::Begin { token, granted, waited: granted.saturating_sub(asked) })?;
         // What happens in `run` is stopped before anybody else can have the lock.
         guard.run(self.hold(&guard, granted)).await??;
         self.write(&guard, granted, Event::End { token })?;
@@ -254,7 +254,11 @@ async fn run(cli: Cli) -> Result<bool, Failure> {
         match &path {
             Some(path) if cli.processes > 1 => {
                 client.close().await;
-                start_processes(cli.processes, path)?.wait(&mut stop).await
+                let children = start_processes(cli.processes, path)?;
+                if !cli.json {
+                    print(&format!("Their process ids, if you want to kill one: {:?}\n\n", children.ids()))?;
+                }
+                children.wait(&mut stop).await
             }
             _ => run_workers(client, ledger.clone(), cli.clone(), &mut stop).await.map(|()| Vec::new()),
         }
@@ -329,13 +333,13 @@ where
 }
 
 fn introduction(cli: &Cli, ttl: Duration) -> String {
-    let processes = match cli.processes {
-        1 => String::new(),
-        count => format!("{count} processes with "),
+    let workers = match (cli.processes, cli.workers) {
+        (1, 1) => "1 worker wants".to_owned(),
+        (1, workers) => format!("{workers} workers want"),
+        (processes, workers) => format!("{processes} processes with {workers} workers each want"),
     };
     format!(
-        "{processes}{} workers want the lock {:?} on {} (ttl {}), {} times each, for {} each time.\n\n",
-        cli.workers,
+        "{workers} the lock {:?} on {} (ttl {}): {} times each, for {} each time.\n\n",
         cli.lock,
         backend::shown(&cli.backend),
         humantime::format_duration(ttl),
