@@ -1,5 +1,6 @@
 //! A ZooKeeper session as a [`Session`].
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,29 +14,24 @@ use lock_core::{Error, Name, Result};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use zookeeper_client as zk;
-use zookeeper_client::{Acls, Client, CreateMode, MultiWriteError};
+use zookeeper_client::{Acls, Client, CreateMode};
 
-use crate::error::{Closing, DirectoryGone, NoAnswer, NumbersUsedUp, Peer, TooManyWatches};
-use crate::names::{self, Place};
+use crate::error::{Closing, NoAnswer, Peer, TooManyWatches};
+use crate::own_node::OwnNode;
 use crate::proof::Proofs;
+use crate::queue::{ahead, place};
 use crate::watch::{MAX_WATCHED_BYTES, removal};
 
 const RENEW: &str = "renew the session";
-const ENQUEUE: &str = "enter the queue";
-const ADOPT: &str = "look for an entry whose creation was not answered";
-const LIST: &str = "list the queue";
+pub(crate) const ENQUEUE: &str = "enter the queue";
+pub(crate) const ADOPT: &str = "look for an entry whose creation was not answered";
+pub(crate) const LIST: &str = "list the queue";
 const WATCH: &str = "watch an entry";
 const DEQUEUE: &str = "remove an entry";
 
 /// How often an entry is put into a directory that is removed at the same time. Servers remove container nodes that stay
 /// empty for a minute, so more than one time means that somebody deletes on purpose.
-const DIRECTORY_TRIES: usize = 4;
-
-/// Entries ahead that an enqueue reports; who needs more asks.
-const NEAREST: usize = 8;
-
-/// Reads in flight when a whole queue is read.
-const READS: usize = 64;
+pub(crate) const DIRECTORY_TRIES: usize = 4;
 
 pub(crate) struct Settings {
     pub(crate) chroot: String,
@@ -43,16 +39,22 @@ pub(crate) struct Settings {
     pub(crate) peer: Peer,
 }
 
+impl Settings {
+    fn root(&self) -> &str {
+        self.chroot.trim_end_matches('/')
+    }
+}
+
 pub(crate) struct ZkSession {
     /// Absent once the session is being closed: the client closes its session when the last reference is dropped.
     client: Mutex<Option<Arc<Client>>>,
-    id: String,
-    raw_id: i64,
+    pub(crate) id: String,
+    pub(crate) raw_id: i64,
     ttl: Duration,
-    settings: Settings,
-    /// The node that heartbeats check, and its data.
-    node: String,
-    owner: Vec<u8>,
+    pub(crate) settings: Settings,
+    pub(crate) own: OwnNode,
+    /// By the id of each enqueue without an answer, the own node on which it depends.
+    pub(crate) unanswered: Mutex<HashMap<String, Arc<str>>>,
     proofs: Proofs,
     closing: watch::Sender<bool>,
     closed: AtomicBool,
@@ -71,46 +73,26 @@ impl fmt::Debug for ZkSession {
 impl ZkSession {
     pub(crate) fn new(client: Client, settings: Settings, owner: &[u8], began: Instant) -> Self {
         let (id, ttl) = (client.session_id(), client.session_timeout());
-        let mut this = Self {
+        // No lock's segment looks like this one.
+        let own = OwnNode::new(format!("{}/%session", settings.root()), &id.to_string(), owner);
+        Self {
             client: Mutex::new(Some(Arc::new(client))),
             id: id.to_string(),
             raw_id: id.0,
             ttl,
             settings,
-            node: String::new(),
-            owner: owner.to_vec(),
+            own,
+            unanswered: Mutex::default(),
             proofs: Proofs::new(ttl, began),
             closing: watch::Sender::new(false),
             closed: AtomicBool::new(false),
             no_containers: AtomicBool::new(false),
             watched_bytes: Arc::new(Semaphore::new(MAX_WATCHED_BYTES)),
             warned_of_watches: AtomicBool::new(false),
-        };
-        // No lock's segment looks like this one.
-        this.node = format!("{}/{}", this.path("%session"), this.id);
-        this
-    }
-
-    /// Creates the session's own node.
-    pub(crate) async fn register(&self) -> Result<()> {
-        let client = self.client()?;
-        self.create_node(&client).await
-    }
-
-    async fn create_node(&self, client: &Client) -> Result<()> {
-        let options = CreateMode::Ephemeral.with_acls(self.settings.acls);
-        let directory = self.path("%session");
-        for _ in 0..DIRECTORY_TRIES {
-            match client.create(&self.node, &self.owner, &options).await {
-                Ok(_) | Err(zk::Error::NodeExists) => return Ok(()),
-                Err(zk::Error::NoNode) => self.make_directory(client, &directory).await?,
-                Err(error) => return Err(self.classify("open a session", &self.node, error)),
-            }
         }
-        Err(Error::unavailable("open a session", DirectoryGone(directory)))
     }
 
-    async fn make_directory(&self, client: &Client, path: &str) -> Result<()> {
+    pub(crate) async fn make_directory(&self, client: &Client, path: &str) -> Result<()> {
         let acls = self.settings.acls;
         if !self.no_containers.load(Ordering::Relaxed) {
             match client.mkdir(path, &CreateMode::Container.with_acls(acls)).await {
@@ -122,15 +104,15 @@ impl ZkSession {
         made.map_err(|error| self.classify("create a directory", path, error))
     }
 
-    fn path(&self, segment: &str) -> String {
-        format!("{}/{segment}", self.settings.chroot.trim_end_matches('/'))
+    pub(crate) fn path(&self, segment: &str) -> String {
+        format!("{}/{segment}", self.settings.root())
     }
 
-    fn classify(&self, request: &'static str, path: &str, error: zk::Error) -> Error {
+    pub(crate) fn classify(&self, request: &'static str, path: &str, error: zk::Error) -> Error {
         self.settings.peer.classify(request, path, &self.id, error)
     }
 
-    fn client(&self) -> Result<Arc<Client>> {
+    pub(crate) fn client(&self) -> Result<Arc<Client>> {
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         match &*client {
             Some(client) => Ok(client.clone()),
@@ -158,154 +140,6 @@ impl ZkSession {
             answer = timeout(limit, work) => answer.unwrap_or_else(|_| Err(Error::unavailable(request, NoAnswer(limit)))),
         }
     }
-
-    /// A transaction that fails unless a leader with a quorum still has this session.
-    async fn heartbeat(&self, client: &Client) -> Result<()> {
-        let refused = |error| self.classify(RENEW, &self.node, error);
-        let mut beat = client.new_multi_writer();
-        beat.add_check_version(&self.node, -1).map_err(refused)?;
-        match beat.commit().await {
-            Ok(_) => Ok(()),
-            // Somebody deleted the node, or the directories with it. The locks rest on their entries, which are watched
-            // one by one, so the session is as good as before. Creating the node is a heartbeat too.
-            Err(MultiWriteError::OperationFailed { source: zk::Error::NoNode, .. }) => {
-                tracing::warn!(
-                    session = self.id,
-                    node = self.node,
-                    "the session's node was deleted, creating it again"
-                );
-                self.create_node(client).await
-            }
-            Err(error) => {
-                let error = zk::Error::from(error);
-                if error == zk::Error::SessionMoved {
-                    // A server on which a session only ever fails transactions does not notice that the session was
-                    // elsewhere meanwhile (ZOOKEEPER-2886); a plain request makes it close the connection.
-                    let _ = client.set_data(&self.node, &self.owner, None).await;
-                }
-                Err(refused(error))
-            }
-        }
-    }
-
-    async fn put(&self, client: &Client, request: &Enqueue<'_>) -> Result<Enqueued> {
-        let directory = self.path(request.queue.segment());
-        if request.only_if_free {
-            match client.list_children(&directory).await {
-                Ok(children) if !names::in_order(&children).is_empty() => return Ok(Enqueued::Busy),
-                Ok(_) | Err(zk::Error::NoNode) => {}
-                Err(error) => return Err(self.classify(LIST, &directory, error)),
-            }
-        }
-        let prefix = format!("{directory}/{}", names::prefix(request.id));
-        let options = CreateMode::EphemeralSequential.with_acls(self.settings.acls);
-        for _ in 0..DIRECTORY_TRIES {
-            // Both are sent here, in this order, before any answer. One server answers the list after the create, so the
-            // list has everybody whose entry was created before and lives.
-            let create = client.create(&prefix, request.value, &options);
-            let list = client.list_children(&directory);
-            let (created, listed) = tokio::join!(create, list);
-            match created {
-                Ok((stat, sequence)) => {
-                    let key = format!("{prefix}{sequence}");
-                    let token = if stat.is_invalid() { None } else { Some(stat.czxid) };
-                    return self.placed(client, key, token, listed.ok()).await.map(Enqueued::Placed);
-                }
-                Err(zk::Error::NoNode) => self.make_directory(client, &directory).await?,
-                Err(error) => return Err(self.classify(ENQUEUE, &directory, error)),
-            }
-        }
-        Err(Error::unavailable(ENQUEUE, DirectoryGone(directory)))
-    }
-
-    async fn placed(
-        &self,
-        client: &Client,
-        key: String,
-        czxid: Option<i64>,
-        children: Option<Vec<String>>,
-    ) -> Result<Placed> {
-        let Some((directory, place)) = place(&key) else {
-            return Err(Error::unavailable(ENQUEUE, zk::Error::UnexpectedError(format!("unexpected path {key}"))));
-        };
-        if place.is_unsafe() {
-            return match client.delete(&key, None).await {
-                Ok(()) | Err(zk::Error::NoNode) => Err(Error::refused(ENQUEUE, NumbersUsedUp(directory.to_owned()))),
-                Err(error) => Err(Error::unavailable(ENQUEUE, error)),
-            };
-        }
-        let czxid = match czxid {
-            Some(czxid) => czxid,
-            None => {
-                let read = client.get_data(&key).await;
-                read.map_err(|error| Error::unavailable(ENQUEUE, error))?.1.czxid
-            }
-        };
-        let ahead = children.and_then(|children| ahead(directory, &children, place, NEAREST));
-        Ok(Placed { token: czxid.unsigned_abs(), ahead, entry: entry(key) })
-    }
-
-    async fn find(&self, client: &Client, request: &Enqueue<'_>) -> Result<Option<Placed>> {
-        let directory = self.path(request.queue.segment());
-        // The client and the server keep the order of requests, also of those that wait in the client for a connection. A
-        // create that is still on its way on a former connection is refused, for the session has moved. So what this
-        // list does not show, with all that the leader had accepted before, cannot come any more.
-        let sync = client.sync(&directory);
-        let list = client.list_children(&directory);
-        let (synced, listed) = tokio::join!(sync, list);
-        match synced {
-            Ok(()) | Err(zk::Error::NoNode) => {}
-            Err(error) => return Err(self.classify(ADOPT, &directory, error)),
-        }
-        let children = match listed {
-            Ok(children) => children,
-            Err(zk::Error::NoNode) => return Ok(None),
-            Err(error) => return Err(self.classify(LIST, &directory, error)),
-        };
-        let prefix = names::prefix(request.id);
-        for name in children.iter().filter(|name| name.starts_with(&prefix) && Place::parse(name).is_some()) {
-            let key = format!("{directory}/{name}");
-            match client.check_stat(&key).await {
-                // An earlier session of this client may have left one with the same id.
-                Ok(Some(stat)) if stat.ephemeral_owner == self.raw_id => {
-                    return self.placed(client, key, Some(stat.czxid), Some(children)).await.map(Some);
-                }
-                Ok(_) | Err(zk::Error::NoNode) => {}
-                Err(error) => return Err(self.classify(ADOPT, &key, error)),
-            }
-        }
-        Ok(None)
-    }
-
-    async fn read_all(&self, client: &Client, directory: &str) -> Result<Vec<QueueEntry>> {
-        let sync = client.sync(directory);
-        let list = client.list_children(directory);
-        let (synced, listed) = tokio::join!(sync, list);
-        let children = match synced.and(listed) {
-            Ok(children) => children,
-            Err(zk::Error::NoNode) => return Ok(Vec::new()),
-            Err(error) => return Err(self.classify(LIST, directory, error)),
-        };
-        let keys: Vec<_> = names::in_order(&children).into_iter().map(|name| format!("{directory}/{name}")).collect();
-        let mut entries = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(READS) {
-            // Sent when called, not when awaited.
-            let reads: Vec<_> = keys.iter().map(|key| (key, client.get_data(key))).collect();
-            for (key, read) in reads {
-                match read.await {
-                    Ok((value, stat)) => entries.push(QueueEntry {
-                        entry: entry(key.clone()),
-                        session: zk::SessionId(stat.ephemeral_owner).to_string(),
-                        token: Some(stat.czxid.unsigned_abs()),
-                        value,
-                    }),
-                    Err(zk::Error::NoNode) => {}
-                    Err(error) => return Err(self.classify(LIST, key, error)),
-                }
-            }
-        }
-        Ok(entries)
-    }
 }
 
 #[async_trait]
@@ -329,7 +163,10 @@ impl Session for ZkSession {
     }
 
     async fn adopt(&self, request: &Enqueue<'_>) -> Result<Option<Placed>> {
-        self.bounded(ADOPT, self.ttl / 3, |client| async move { self.find(&client, request).await }).await
+        let found =
+            self.bounded(ADOPT, self.ttl / 3, |client| async move { self.find(&client, request).await }).await?;
+        self.settled(request.id);
+        Ok(found)
     }
 
     async fn ahead(&self, mine: &Entry, limit: usize) -> Result<Option<Ahead>> {
@@ -412,25 +249,4 @@ impl Session for ZkSession {
             Err(_) => Err(Error::unavailable("close the session", NoAnswer(self.ttl / 3))),
         }
     }
-}
-
-/// Names are never used twice: there is a fresh uuid in each.
-fn entry(key: String) -> Entry {
-    Entry { key, incarnation: 0 }
-}
-
-/// The directory and the place of an entry.
-fn place(key: &str) -> Option<(&str, Place<'_>)> {
-    let (directory, name) = key.rsplit_once('/')?;
-    Some((directory, Place::parse(name)?))
-}
-
-/// The entries ahead of `mine`; `None` when it is not there itself.
-fn ahead(directory: &str, children: &[String], mine: Place<'_>, limit: usize) -> Option<Ahead> {
-    if !children.iter().any(|name| name == mine.name()) {
-        return None;
-    }
-    let ahead = names::ahead(children, mine);
-    let nearest = ahead.iter().take(limit).map(|name| entry(format!("{directory}/{name}"))).collect();
-    Some(Ahead { nearest, more: ahead.len() > limit })
 }

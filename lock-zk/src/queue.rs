@@ -1,0 +1,187 @@
+//! Entries of a queue: how they are created, found again, and read.
+
+use std::sync::{Arc, PoisonError};
+
+use lock_core::backend::{Ahead, Enqueue, Enqueued, Entry, Placed, QueueEntry};
+use lock_core::{Error, Result};
+use zookeeper_client as zk;
+use zookeeper_client::{Client, CreateMode, MultiWriteError, MultiWriteResult};
+
+use crate::error::{DirectoryGone, NumbersUsedUp};
+use crate::names::{self, Place};
+use crate::session::{ADOPT, DIRECTORY_TRIES, ENQUEUE, LIST, ZkSession};
+
+/// Entries ahead that an enqueue reports; who needs more asks.
+const NEAREST: usize = 8;
+
+/// Reads in flight when a whole queue is read.
+const READS: usize = 64;
+
+/// An enqueue that may have been sent. It stays noted unless its answer comes.
+struct Unanswered<'a> {
+    session: &'a ZkSession,
+    id: &'a str,
+}
+
+impl Unanswered<'_> {
+    fn settled(self) {
+        self.session.settled(self.id);
+    }
+}
+
+impl ZkSession {
+    /// Notes an enqueue that depends on the node `own`.
+    fn unanswered<'a>(&'a self, id: &'a str, own: &Arc<str>) -> Unanswered<'a> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), own.clone());
+        Unanswered { session: self, id }
+    }
+
+    pub(crate) fn settled(&self, id: &str) {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    pub(crate) async fn put(&self, client: &Client, request: &Enqueue<'_>) -> Result<Enqueued> {
+        let directory = self.path(request.queue.segment());
+        if request.only_if_free {
+            match client.list_children(&directory).await {
+                Ok(children) if !names::in_order(&children).is_empty() => return Ok(Enqueued::Busy),
+                Ok(_) | Err(zk::Error::NoNode) => {}
+                Err(error) => return Err(self.classify(LIST, &directory, error)),
+            }
+        }
+        let prefix = format!("{directory}/{}", names::prefix(request.id));
+        let options = CreateMode::EphemeralSequential.with_acls(self.settings.acls);
+        for _ in 0..DIRECTORY_TRIES {
+            let own = self.own.path();
+            let mut create = client.new_multi_writer();
+            let added = create
+                .add_set_data(&own, self.own.data(), None)
+                .and_then(|()| create.add_create(&prefix, request.value, &options));
+            added.map_err(|error| self.classify(ENQUEUE, &directory, error))?;
+            // Both are sent here, in this order, before any answer. One server answers the list after the create, so the
+            // list has everybody whose entry was created before and lives.
+            let create = create.commit();
+            let list = client.list_children(&directory);
+            let unanswered = self.unanswered(request.id, &own);
+            let (created, listed) = tokio::join!(create, list);
+            let error = match created {
+                Ok(results) => match <[_; 2]>::try_from(results) {
+                    Ok([MultiWriteResult::SetData { stat }, MultiWriteResult::Create { path, .. }]) => {
+                        unanswered.settled();
+                        return self.placed(client, path, stat.mzxid, listed.ok()).await.map(Enqueued::Placed);
+                    }
+                    _ => zk::Error::UnexpectedError("results of another transaction".into()),
+                },
+                Err(MultiWriteError::OperationFailed { index: 0, source: zk::Error::NoNode }) => {
+                    unanswered.settled();
+                    self.fence(client, &own).await?;
+                    continue;
+                }
+                Err(MultiWriteError::OperationFailed { index: 1, source: zk::Error::NoNode }) => {
+                    unanswered.settled();
+                    self.make_directory(client, &directory).await?;
+                    continue;
+                }
+                Err(error) => error.into(),
+            };
+            let error = self.classify(ENQUEUE, &directory, error);
+            if !matches!(error, Error::Unavailable { .. }) {
+                unanswered.settled();
+            }
+            return Err(error);
+        }
+        Err(Error::unavailable(ENQUEUE, DirectoryGone(directory)))
+    }
+
+    async fn placed(&self, client: &Client, key: String, czxid: i64, children: Option<Vec<String>>) -> Result<Placed> {
+        let Some((directory, place)) = place(&key) else {
+            return Err(Error::unavailable(ENQUEUE, zk::Error::UnexpectedError(format!("unexpected path {key}"))));
+        };
+        if place.is_unsafe() {
+            return match client.delete(&key, None).await {
+                Ok(()) | Err(zk::Error::NoNode) => Err(Error::refused(ENQUEUE, NumbersUsedUp(directory.to_owned()))),
+                Err(error) => Err(Error::unavailable(ENQUEUE, error)),
+            };
+        }
+        let ahead = children.and_then(|children| ahead(directory, &children, place, NEAREST));
+        Ok(Placed { token: czxid.unsigned_abs(), ahead, entry: entry(key) })
+    }
+
+    pub(crate) async fn find(&self, client: &Client, request: &Enqueue<'_>) -> Result<Option<Placed>> {
+        let directory = self.path(request.queue.segment());
+        // A create that waits in the client for a connection, or on this connection, comes before what is sent now. One on
+        // a former connection may come at any time, hence the fence. What the list does not show then cannot come any more.
+        let used = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).get(request.id).cloned();
+        self.fence(client, &used.unwrap_or_else(|| self.own.path())).await?;
+        let listed = client.list_children(&directory).await;
+        let children = match listed {
+            Ok(children) => children,
+            Err(zk::Error::NoNode) => return Ok(None),
+            Err(error) => return Err(self.classify(LIST, &directory, error)),
+        };
+        let prefix = names::prefix(request.id);
+        for name in children.iter().filter(|name| name.starts_with(&prefix) && Place::parse(name).is_some()) {
+            let key = format!("{directory}/{name}");
+            match client.check_stat(&key).await {
+                // An earlier session of this client may have left one with the same id.
+                Ok(Some(stat)) if stat.ephemeral_owner == self.raw_id => {
+                    return self.placed(client, key, stat.czxid, Some(children)).await.map(Some);
+                }
+                Ok(_) | Err(zk::Error::NoNode) => {}
+                Err(error) => return Err(self.classify(ADOPT, &key, error)),
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) async fn read_all(&self, client: &Client, directory: &str) -> Result<Vec<QueueEntry>> {
+        let sync = client.sync(directory);
+        let list = client.list_children(directory);
+        let (synced, listed) = tokio::join!(sync, list);
+        let children = match synced.and(listed) {
+            Ok(children) => children,
+            Err(zk::Error::NoNode) => return Ok(Vec::new()),
+            Err(error) => return Err(self.classify(LIST, directory, error)),
+        };
+        let keys: Vec<_> = names::in_order(&children).into_iter().map(|name| format!("{directory}/{name}")).collect();
+        let mut entries = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(READS) {
+            // Sent when called, not when awaited.
+            let reads: Vec<_> = keys.iter().map(|key| (key, client.get_data(key))).collect();
+            for (key, read) in reads {
+                match read.await {
+                    Ok((value, stat)) => entries.push(QueueEntry {
+                        entry: entry(key.clone()),
+                        session: zk::SessionId(stat.ephemeral_owner).to_string(),
+                        token: Some(stat.czxid.unsigned_abs()),
+                        value,
+                    }),
+                    Err(zk::Error::NoNode) => {}
+                    Err(error) => return Err(self.classify(LIST, key, error)),
+                }
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// Names are never used twice: there is a fresh uuid in each.
+pub(crate) fn entry(key: String) -> Entry {
+    Entry { key, incarnation: 0 }
+}
+
+/// The directory and the place of an entry.
+pub(crate) fn place(key: &str) -> Option<(&str, Place<'_>)> {
+    let (directory, name) = key.rsplit_once('/')?;
+    Some((directory, Place::parse(name)?))
+}
+
+/// The entries ahead of `mine`; `None` when it is not there itself.
+pub(crate) fn ahead(directory: &str, children: &[String], mine: Place<'_>, limit: usize) -> Option<Ahead> {
+    if !children.iter().any(|name| name == mine.name()) {
+        return None;
+    }
+    let ahead = names::ahead(children, mine);
+    let nearest = ahead.iter().take(limit).map(|name| entry(format!("{directory}/{name}"))).collect();
+    Some(Ahead { nearest, more: ahead.len() > limit })
+}
