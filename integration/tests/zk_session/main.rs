@@ -1,5 +1,8 @@
 //! The ZooKeeper backend against real servers, at the level of its sessions.
 
+// Clippy's exception for tests does not reach the helpers of an integration test.
+#![allow(clippy::unwrap_used)]
+
 mod access;
 mod ambiguous;
 mod queue;

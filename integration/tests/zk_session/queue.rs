@@ -1,5 +1,6 @@
 //! The queue without faults of the network: order, tokens, foreign nodes, directories that come and go.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ async fn entries_queue_in_order_and_tell_who_is_ahead() {
     assert_eq!(dequeue(&b, &second.entry).await, Dequeued::Removed);
     assert_eq!(dequeue(&b, &second.entry).await, Dequeued::Absent);
     assert_eq!(ahead(&b, &second.entry, 1).await, None);
-    assert_eq!(ahead(&a, &third.entry, 5).await.unwrap().nearest, [first.entry.clone()]);
+    assert_eq!(ahead(&a, &third.entry, 5).await.unwrap().nearest, from_ref(&first.entry));
     assert!(matches!(b.watch(&second.entry).await.unwrap(), Watched::Gone));
 }
 
@@ -48,7 +49,7 @@ async fn a_try_leaves_nothing_behind_a_holder_and_an_entry_in_a_free_queue() {
     for _ in 0..20 {
         assert!(matches!(attempt().enqueue(&session).await, Ok(Enqueued::Busy)));
     }
-    assert_eq!(keys(&session, &queue).await, [holder.entry.key.clone()]);
+    assert_eq!(keys(&session, &queue).await, from_ref(&holder.entry.key));
     dequeue(&session, &holder.entry).await;
     let next = placed(attempt().enqueue(&session).await);
     assert_eq!(next.ahead, Some(Ahead::default()));
@@ -112,7 +113,7 @@ async fn nodes_of_other_clients_count_exactly_when_those_count_them() {
 
     // Its number is that of the children created so far, hence below those made up above.
     let mine = enqueue(&session, &queue).await;
-    assert_eq!(mine.ahead.unwrap().nearest, [first.entry.clone()]);
+    assert_eq!(mine.ahead.unwrap().nearest, from_ref(&first.entry));
     assert_eq!(ahead(&session, &mine.entry, 8).await.unwrap().nearest, [first.entry]);
     let try_only = Attempt { try_only: true, ..Attempt::new(&queue) };
     assert!(matches!(try_only.enqueue(&session).await, Ok(Enqueued::Busy)));
@@ -136,7 +137,7 @@ async fn names_stay_one_segment_whatever_they_contain() {
     ] {
         let name = Name::new(name).unwrap();
         let placed = enqueue(&session, &name).await;
-        assert_eq!(keys(&session, &name).await, [placed.entry.key.clone()], "{name}");
+        assert_eq!(keys(&session, &name).await, from_ref(&placed.entry.key), "{name}");
     }
 }
 

@@ -177,7 +177,7 @@ fn a_runtime_that_is_gone_panics_nobody() {
     let endpoint = zookeeper.endpoint(0);
     let session: Arc<dyn Session> = carrying.block_on(async { open(&endpoint).await });
     let entry = carrying.block_on(async { enqueue(&session, &queue()).await.entry });
-    let removal = carrying.block_on(async { watch(&session, &entry).await });
+    let removal = carrying.block_on(watch(&session, &entry));
     drop(carrying);
     serving.block_on(async {
         assert_eq!(removal.await, Removed::Unknown);
