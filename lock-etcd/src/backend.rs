@@ -1,16 +1,19 @@
 //! Opens sessions.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Compare, CompareOp, ConnectOptions, LeaseGrantOptions, PutOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{
+    Compare, CompareOp, Error as EtcdError, GetOptions, LeaseGrantOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
+};
 use lock_core::backend::{Backend, Session};
 use lock_core::{Error, Result};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::Config;
-use crate::endpoints::{Connection, Endpoints, Failure};
-use crate::error::{Meaning, access_denied, meaning};
+use crate::endpoints::{Connection, Endpoints};
+use crate::error::{Failure, Meaning};
 use crate::keys::session_key;
 use crate::session::EtcdSession;
 
@@ -18,7 +21,6 @@ use crate::session::EtcdSession;
 #[derive(Clone, Debug)]
 pub struct Etcd {
     config: Config,
-    options: ConnectOptions,
 }
 
 impl Etcd {
@@ -27,8 +29,8 @@ impl Etcd {
     /// # Errors
     /// [`Error::InvalidConfig`] naming the setting.
     pub fn new(config: Config) -> Result<Self> {
-        let options = config.connect_options()?;
-        Ok(Self { config, options })
+        config.dialer()?;
+        Ok(Self { config })
     }
 
     /// As [`new`](Self::new), with the settings of a [URL](Config::from_url).
@@ -40,18 +42,14 @@ impl Etcd {
     }
 
     fn explain(&self, failure: Failure) -> Error {
-        let unreachable = |source| Error::Unreachable {
-            endpoints: self.config.endpoints.join(","),
-            within: self.config.connect_timeout,
-            source,
-        };
-        match failure {
-            Failure::Etcd(error) => match meaning(&error) {
-                Meaning::AccessDenied => access_denied(error, &self.config),
-                Meaning::Unavailable => unreachable(Arc::new(error)),
-                _ => Error::refused("open a session", error),
+        match failure.meaning {
+            Meaning::AccessDenied => failure.access_denied(&self.config),
+            Meaning::Refused | Meaning::NoSpace => failure.explain("open a session", "", &self.config),
+            _ => Error::Unreachable {
+                endpoints: self.config.endpoints.join(","),
+                within: self.config.connect_timeout,
+                source: failure.source(),
             },
-            Failure::NoAnswer(error) => unreachable(Arc::new(error)),
         }
     }
 }
@@ -59,102 +57,128 @@ impl Etcd {
 #[async_trait]
 impl Backend for Etcd {
     async fn open(&self, owner: &[u8]) -> Result<Arc<dyn Session>> {
-        let opening = Opening {
-            endpoints: Endpoints::new(
-                self.config.clone(),
-                self.options.clone(),
-                self.config.request_timeout(self.config.ttl),
-            ),
-            deadline: Instant::now() + self.config.connect_timeout,
+        let deadline = Instant::now() + self.config.connect_timeout;
+        let endpoints = Endpoints::new(self.config.clone(), self.config.dialer()?, self.config.opening_timeout());
+        let mut opening = Opening {
+            endpoints: Arc::new(endpoints),
             // Positive, and chosen here, so that a grant whose answer was lost can be repeated.
             lease: fastrand::i64(1..),
-            ttl: self.config.ttl,
+            granted: false,
+            last: Mutex::new(Failure::no_answer("any member", self.config.connect_timeout)),
         };
-        match opening.run(&session_key(&self.config.namespace, opening.lease), owner).await {
-            Ok((ttl, created, version)) => {
-                let timeout = self.config.request_timeout(ttl);
-                let endpoints = Endpoints::new(self.config.clone(), self.options.clone(), timeout);
-                tracing::debug!(lease = format!("{:x}", opening.lease), ?ttl, "session opened");
-                Ok(Arc::new(EtcdSession::new(endpoints, opening.lease, ttl, created, version)))
-            }
-            Err(failure) => {
-                opening.undo().await;
-                Err(self.explain(failure))
-            }
+        let opened = timeout_at(deadline, opening.run(&self.config, owner)).await;
+        match opened.unwrap_or_else(|_| Err(opening.last())) {
+            Ok(session) => Ok(Arc::new(session)),
+            Err(failure) => Err(self.explain(failure)),
         }
     }
 }
 
-/// A session that is being opened.
+/// A session that is being opened. Dropping it before it is done revokes the lease.
 struct Opening {
-    endpoints: Endpoints,
-    deadline: Instant,
+    endpoints: Arc<Endpoints>,
     lease: i64,
-    ttl: Duration,
+    /// Whether there may be a lease that nobody owns.
+    granted: bool,
+    /// The last failure, for the time when there is none left.
+    last: Mutex<Failure>,
 }
 
 impl Opening {
-    /// Grants the lease and creates the session's key: the ttl granted, the key's create revision and version.
-    async fn run(&self, key: &str, owner: &[u8]) -> Result<(Duration, i64, i64), Failure> {
-        let seconds = i64::try_from(self.ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
-        let ttl = self.retry(async |mut connection: Connection| {
-            let options = LeaseGrantOptions::new().with_id(self.lease);
-            match connection.client.lease_grant(seconds, Some(options)).await {
-                Ok(granted) => Ok(granted.ttl()),
-                // Granted by an earlier request whose answer was lost.
-                Err(error) if meaning(&error) == Meaning::LeaseExists => {
-                    Ok(connection.client.lease_time_to_live(self.lease, None).await?.granted_ttl())
-                }
-                Err(error) => Err(error),
-            }
-        });
-        let ttl = Duration::from_secs(u64::try_from(ttl.await?).unwrap_or_default());
-        let created = self.retry(async |mut connection: Connection| {
-            let put = TxnOp::put(key, owner, Some(PutOptions::new().with_lease(self.lease)));
-            let create = Txn::new()
-                .when([Compare::create_revision(key, CompareOp::Equal, 0)])
-                .and_then([put, TxnOp::get(key, None)])
-                .or_else([TxnOp::get(key, None)]);
-            connection.client.txn(create).await
-        });
-        let created = created.await?.op_responses().into_iter().find_map(|response| match response {
-            TxnOpResponse::Get(get) => get.kvs().first().map(|kv| (kv.create_revision(), kv.version())),
-            _ => None,
-        });
-        match created {
-            Some((revision, version)) => Ok((ttl, revision, version)),
-            None => Err(Failure::Etcd(etcd_client::Error::Internal("the session's key vanished".into()))),
+    async fn run(&mut self, config: &Config, owner: &[u8]) -> Result<EtcdSession, Failure> {
+        self.granted = true;
+        let ttl = self.grant(config.ttl).await?;
+        let key = session_key(&config.namespace, self.lease);
+        let (created, version) = self.create(&key, owner).await?;
+        if ttl > config.ttl + Duration::from_secs(1) {
+            tracing::warn!(asked = ?config.ttl, granted = ?ttl, "etcd granted a longer ttl");
         }
+        tracing::debug!(lease = format_args!("{:x}", self.lease), ?ttl, "session opened");
+        self.granted = false;
+        self.endpoints.set_request_timeout(Config::request_timeout(ttl));
+        Ok(EtcdSession::new(self.endpoints.clone(), self.lease, ttl, created, version))
     }
 
-    /// Asks one member after the other until one answers or the deadline passes. For requests that may be repeated.
-    async fn retry<T, F>(&self, request: impl Fn(Connection) -> F + Send + Sync) -> Result<T, Failure>
+    /// Grants the lease and returns its ttl.
+    async fn grant(&self, ttl: Duration) -> Result<Duration, Failure> {
+        let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
+        let granted = self.retry(async || {
+            let grant = async |connection: Arc<Connection>| {
+                let options = LeaseGrantOptions::new().with_id(self.lease);
+                Ok(connection.lease.clone().grant(seconds, Some(options)).await?.ttl())
+            };
+            let granted = match self.endpoints.request(grant).await {
+                // Granted by an earlier request whose answer was lost.
+                Err(failure) if failure.meaning == Meaning::LeaseExists => {
+                    let look = async |connection: Arc<Connection>| {
+                        Ok(connection.lease.clone().time_to_live(self.lease, None).await?.granted_ttl())
+                    };
+                    self.endpoints.request(look).await?
+                }
+                granted => granted?,
+            };
+            match u64::try_from(granted) {
+                Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+                _ => Err(Failure::unavailable("the lease that was just granted is gone")),
+            }
+        });
+        granted.await
+    }
+
+    /// Creates the session's key and returns its create revision and version.
+    async fn create(&self, key: &str, owner: &[u8]) -> Result<(i64, i64), Failure> {
+        let created = self.retry(async || {
+            let put = TxnOp::put(key, owner, Some(PutOptions::new().with_lease(self.lease)));
+            let read = || TxnOp::get(key, Some(GetOptions::new().with_keys_only()));
+            let create = Txn::new()
+                .when([Compare::create_revision(key, CompareOp::Equal, 0)])
+                .and_then([put, read()])
+                .or_else([read()]);
+            let answer = self.endpoints.txn(create).await?;
+            let found = answer.op_responses().into_iter().find_map(|response| match response {
+                TxnOpResponse::Get(get) => get.kvs().first().map(|kv| (kv.create_revision(), kv.version())),
+                _ => None,
+            });
+            found.ok_or_else(|| Failure::unavailable("the session's key that was just created is gone"))
+        });
+        created.await
+    }
+
+    /// Asks one member after the other until one answers. For requests that may be repeated.
+    async fn retry<T, F>(&self, request: impl Fn() -> F + Send + Sync) -> Result<T, Failure>
     where
-        F: Future<Output = Result<T, etcd_client::Error>> + Send,
+        F: Future<Output = Result<T, Failure>> + Send,
     {
         let mut pause = Duration::from_millis(10);
         loop {
-            let failure = match self.endpoints.request(&request).await {
-                Ok(answer) => return Ok(answer),
-                Err(Failure::Etcd(error)) if meaning(&error) != Meaning::Unavailable => {
-                    return Err(Failure::Etcd(error));
+            match request().await {
+                Err(failure) if failure.asks_for_another_member() || failure.meaning == Meaning::Overloaded => {
+                    tracing::debug!(?failure, "no session yet");
+                    *self.last.lock().unwrap_or_else(PoisonError::into_inner) = failure;
                 }
-                Err(failure) => failure,
-            };
-            if Instant::now() + pause >= self.deadline {
-                return Err(failure);
+                definite => return definite,
             }
-            tokio::time::sleep(pause).await;
+            sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(200));
         }
     }
 
-    /// Best effort: without an answer the ttl does it.
-    async fn undo(&self) {
-        let revoked =
-            self.endpoints.request(async |mut connection: Connection| connection.client.lease_revoke(self.lease).await);
-        if let Err(failure) = revoked.await {
-            tracing::debug!(?failure, "a lease that may have been granted was left to its ttl");
-        }
+    fn last(&self) -> Failure {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let (true, Ok(runtime)) = (self.granted, tokio::runtime::Handle::try_current()) else { return };
+        let (endpoints, lease) = (self.endpoints.clone(), self.lease);
+        runtime.spawn(async move {
+            let revoke = async |connection: Arc<Connection>| -> Result<_, EtcdError> {
+                connection.lease.clone().revoke(lease).await
+            };
+            if let Err(failure) = endpoints.request(revoke).await {
+                tracing::debug!(?failure, "a lease that may have been granted is left to its ttl");
+            }
+        });
     }
 }

@@ -12,16 +12,19 @@ const DEFAULT_PORT: u16 = 2379;
 
 /// Where etcd is, and how to talk to it. `Debug` hides the password.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
     /// `host:port` of each member. One is used at a time; the others when it fails. At least one.
     pub endpoints: Vec<String>,
     /// Prefix of all keys: lock `l` is kept under `<namespace>/l/`. Default: empty, where keys start with the lock's name.
+    /// No slash at its end.
     pub namespace: String,
     /// How long the store keeps the locks of a client that shows no sign of life, in whole seconds, rounded up; 2 s to
     /// 1 h. Default: 15 s. Below 5 s, a busy machine is taken for a dead one; the larger, the longer others wait for a dead
     /// one. What the server grants counts: it may be more.
     pub ttl: Duration,
-    /// How long opening a session may take, all members tried. Default: 5 s.
+    /// How long opening a session may take, all members tried again and again; 10 ms to 1 h. Default: 5 s. Too short, and
+    /// an election of a leader (1 to 2 s) is taken for a dead cluster; too long, and a wrong address is told late.
     pub connect_timeout: Duration,
     /// User and password. Default: none.
     pub login: Option<(String, String)>,
@@ -29,8 +32,9 @@ pub struct Config {
     pub tls: Option<Tls>,
 }
 
-/// How to talk TLS.
+/// How to talk TLS. The files are read again for each session, so that renewed certificates are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tls {
     /// A file with the certificates, in PEM form, of the authorities to trust. Default: those of the system.
     pub ca: Option<PathBuf>,
@@ -119,43 +123,89 @@ impl Config {
     }
 
     /// Checks what can be checked without a server, and reads the files.
-    pub(crate) fn connect_options(&self) -> Result<ConnectOptions> {
+    pub(crate) fn dialer(&self) -> Result<Dialer> {
         if self.endpoints.is_empty() {
             return Err(invalid("endpoints", "", "at least one host:port"));
+        }
+        if let Some(endpoint) = self.endpoints.iter().find(|endpoint| !is_endpoint(endpoint)) {
+            return Err(invalid("endpoints", endpoint, "host:port, without a scheme, such as etcd1.example.com:2379"));
         }
         if self.ttl < Duration::from_secs(2) || self.ttl > Duration::from_secs(3600) {
             return Err(invalid("ttl", format!("{:?}", self.ttl), "2s to 1h; 10s to 30s suit most"));
         }
-        if self.connect_timeout.is_zero() || self.connect_timeout > Duration::from_secs(3600) {
-            return Err(invalid("connect_timeout", format!("{:?}", self.connect_timeout), "more than 0s, at most 1h"));
+        if self.connect_timeout < Duration::from_millis(10) || self.connect_timeout > Duration::from_secs(3600) {
+            return Err(invalid("connect_timeout", format!("{:?}", self.connect_timeout), "10ms to 1h"));
         }
-        if self.namespace.contains('\0') {
-            return Err(invalid("namespace", self.namespace.clone(), "a path without NUL characters"));
+        if self.namespace.contains('\0') || self.namespace.ends_with('/') {
+            let expected = "a path without NUL characters and without a slash at its end";
+            return Err(invalid("namespace", self.namespace.clone(), expected));
+        }
+        if self.user() == Some("") {
+            return Err(invalid("user", "", "the name of a user, or no login at all"));
         }
         let mut options = ConnectOptions::new()
             .with_require_leader(true)
-            .with_connect_timeout(self.request_timeout(self.ttl))
-            // etcd closes connections that ping more often than every five seconds.
+            // etcd closes connections that ping more often than every five seconds, or, without streams, every two hours.
             .with_keep_alive(Duration::from_secs(10), Duration::from_secs(3))
-            .with_keep_alive_while_idle(true)
+            .with_keep_alive_while_idle(false)
             .with_auto_token_refresh(true);
         if let Some((user, password)) = &self.login {
             options = options.with_user(user, password);
         }
-        if let Some(tls) = &self.tls {
-            options = options.with_tls(tls.options()?);
-        }
-        Ok(options)
+        let tls = self.tls.as_ref().map(Tls::options).transpose()?;
+        Ok(Dialer { options, tls, named: self.tls.as_ref().is_some_and(|tls| tls.server_name.is_some()) })
     }
 
-    /// How long one request may take, so that several can fail before a session with this ttl is lost.
-    pub(crate) fn request_timeout(&self, ttl: Duration) -> Duration {
-        (ttl / 6).clamp(Duration::from_millis(300), Duration::from_secs(5)).min(self.connect_timeout)
+    /// How long one request of a session with this ttl may take, so that several can fail before the session is lost.
+    pub(crate) fn request_timeout(ttl: Duration) -> Duration {
+        (ttl / 6).clamp(Duration::from_millis(300), Duration::from_secs(5))
+    }
+
+    /// How long one request may take while a session is opened, so that every member has its turn.
+    pub(crate) fn opening_timeout(&self) -> Duration {
+        let turns = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX).saturating_add(1);
+        Self::request_timeout(self.ttl).min(self.connect_timeout / turns)
     }
 
     pub(crate) fn user(&self) -> Option<&str> {
         self.login.as_ref().map(|(user, _)| user.as_str())
     }
+}
+
+/// The settings in the client's terms, with the contents of the files. Not `Debug`: it holds the password and the key.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    options: ConnectOptions,
+    tls: Option<TlsOptions>,
+    /// Whether `tls` names the server.
+    named: bool,
+}
+
+impl Dialer {
+    pub(crate) fn options(&self, endpoint: &str) -> ConnectOptions {
+        let options = self.options.clone();
+        match (&self.tls, ip_v6(endpoint)) {
+            (None, _) => options,
+            // The client would take the brackets for a part of the name.
+            (Some(tls), Some(address)) if !self.named => options.with_tls(tls.clone().domain_name(address)),
+            (Some(tls), _) => options.with_tls(tls.clone()),
+        }
+    }
+}
+
+/// The address in `[address]:port`.
+fn ip_v6(endpoint: &str) -> Option<&str> {
+    endpoint.strip_prefix('[')?.split_once(']').map(|(address, _)| address)
+}
+
+fn is_endpoint(endpoint: &str) -> bool {
+    let Some((host, port)) = endpoint.rsplit_once(':') else { return false };
+    let name = |host: &str| host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    let host_fits = match ip_v6(endpoint) {
+        Some(address) => host.len() == address.len() + 2 && address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && name(host),
+    };
+    host_fits && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 impl Tls {
@@ -194,7 +244,7 @@ mod tests {
 
     fn check(url: &str) -> Result<Config> {
         let config = Config::from_url(url)?;
-        config.connect_options()?;
+        config.dialer()?;
         Ok(config)
     }
 
@@ -219,6 +269,10 @@ mod tests {
             ("etcd://h?ttl=1s", "ttl", "\"1s\""),
             ("etcd://h?ttl=2h", "ttl", "\"7200s\""),
             ("etcd://h?connect_timeout=0s", "connect_timeout", "0ns"),
+            ("etcd://h/locks/", "namespace", "slash"),
+            ("etcd://:secret@h", "user", "name of a user"),
+            ("etcd://a b", "endpoints", "a b:2379"),
+            ("etcd://[x]", "endpoints", "[x]:2379"),
             ("etcd://app@h", "user", "user:password@"),
             ("etcd://h?ca=/x.pem", "ca", "etcds://"),
             ("etcds://h?ca=/no/such/ca.pem", "ca", "/no/such/ca.pem"),
@@ -231,8 +285,29 @@ mod tests {
         ] {
             let error = check(url).unwrap_err();
             assert!(matches!(&error, Error::InvalidConfig { setting: s, .. } if s == setting), "{url}: {error}");
-            assert!(error.to_string().contains(text), "{url}: {error}");
+            let shown = error.to_string();
+            assert!(shown.contains(text) && !shown.contains("secret"), "{url}: {shown}");
         }
-        assert!(Config::new(Vec::<String>::new()).connect_options().is_err());
+        assert!(Config::new(Vec::<String>::new()).dialer().is_err());
+        assert!(Config::new(["http://h:1"]).dialer().is_err());
+    }
+
+    #[test]
+    fn hosts_are_names_and_addresses() {
+        for endpoint in ["h:1", "etcd-1.example.com:2379", "10.0.0.1:2379", "[::1]:2379"] {
+            assert!(is_endpoint(endpoint), "{endpoint}");
+        }
+        for endpoint in ["", "h", ":1", "h:0", "h:x", "h/x:1", "u@h:1", "::1:1", "[::1]", "[::1]x:1", "[h]:1"] {
+            assert!(!is_endpoint(endpoint), "{endpoint}");
+        }
+        assert_eq!(ip_v6("[::1]:2379"), Some("::1"));
+    }
+
+    #[test]
+    fn every_member_has_its_turn_while_a_session_is_opened() {
+        let mut config = Config::new(["a:1", "b:1", "c:1"]);
+        assert!(config.opening_timeout() * 3 < config.connect_timeout);
+        config.ttl = Duration::from_secs(2);
+        assert_eq!(config.opening_timeout(), Duration::from_secs(2) / 6);
     }
 }

@@ -29,6 +29,15 @@ pub(crate) fn prefix_of(key: &[u8]) -> &[u8] {
     &key[..end]
 }
 
+/// The first key behind those with `prefix`, which ends with a slash.
+pub(crate) fn end_of(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
 /// Whether a key under `prefix` is an entry of that queue. Keys with a further slash belong to other clients' locks of
 /// longer names.
 pub(crate) fn is_entry(prefix: &[u8], key: &[u8]) -> bool {
@@ -54,9 +63,10 @@ pub(crate) fn entry(kv: &KeyValue) -> Entry {
 pub(crate) fn bytes(entry: &Entry) -> Result<(Vec<u8>, i64), Error> {
     let key = match entry.key.strip_prefix(HEX) {
         None => Some(entry.key.as_bytes().to_vec()),
-        Some(hex) => {
+        Some(hex) if hex.len() % 2 == 0 && hex.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
             hex.as_bytes().chunks(2).map(|byte| u8::from_str_radix(std::str::from_utf8(byte).ok()?, 16).ok()).collect()
         }
+        Some(_) => None,
     };
     match (key, i64::try_from(entry.incarnation)) {
         (Some(key), Ok(revision)) => Ok((key, revision)),
@@ -81,6 +91,18 @@ mod tests {
         assert_eq!(session_key("ns", 255), "ns/%session/ff");
         assert_eq!(prefix_of(b"ns/l/694d-0f"), b"ns/l/");
         assert_eq!(prefix_of(b"x"), b"");
+        assert_eq!(end_of(b"l/"), b"l0");
+    }
+
+    #[test]
+    fn hex_keys_come_back_and_garbage_does_not_panic() {
+        let entry = |key: &str| Entry { key: key.into(), incarnation: 7 };
+        assert_eq!(bytes(&entry("\0hex:6cff")).unwrap(), (b"l\xff".to_vec(), 7));
+        assert_eq!(bytes(&entry("l/x")).unwrap(), (b"l/x".to_vec(), 7));
+        for garbage in ["\0hex:6", "\0hex:zz", "\0hex:é", "\0hex:+f"] {
+            assert!(bytes(&entry(garbage)).is_err(), "{garbage:?}");
+        }
+        assert!(bytes(&Entry { key: "l/x".into(), incarnation: u64::MAX }).is_err());
     }
 
     #[test]

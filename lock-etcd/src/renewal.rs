@@ -6,13 +6,17 @@
 //! answered by the same member in the same raft term. The second read proves that this term had a quorum after the
 //! keep-alive, so the leader that extended the lease was the real one; whoever leads later starts with the full ttl.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Error as EtcdError, LeaseKeepAliveResponse, LeaseKeepAliveStream, LeaseKeeper, ResponseHeader};
+use etcd_client::{
+    Error as EtcdError, GetOptions, LeaseKeepAliveResponse, LeaseKeepAliveStream, LeaseKeeper, ResponseHeader,
+};
 use tokio::time::timeout;
 
-use crate::endpoints::{Connection, Endpoints, Failure};
-use crate::error::NoAnswer;
+use crate::endpoints::{Connection, Endpoints};
+use crate::error::Failure;
 
 /// Who answered, and in which term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +33,7 @@ impl Witness {
     }
 }
 
-/// What one round of renewal showed.
+/// What one renewal showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Round {
     /// The lease lives, and will for this long from before the round on.
@@ -56,9 +60,18 @@ struct Stream {
     answers: LeaseKeepAliveStream,
 }
 
-impl std::fmt::Debug for Stream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Stream({})", self.epoch)
+    }
+}
+
+impl Stream {
+    /// Sends one keep-alive and waits for its answer.
+    async fn exchange(&mut self) -> Result<LeaseKeepAliveResponse, EtcdError> {
+        self.keeper.keep_alive().await?;
+        let ended = || EtcdError::LeaseKeepAliveError("the server ended the stream".into());
+        self.answers.message().await?.ok_or_else(ended)
     }
 }
 
@@ -69,51 +82,85 @@ impl Renewal {
 
     pub(crate) async fn round(&mut self, endpoints: &Endpoints) -> Result<Round, Failure> {
         let epoch = *endpoints.epochs().borrow();
-        let before = match self.last.take() {
-            Some((of, witness)) if of == epoch => Some(witness),
-            _ => self.read(endpoints).await?.map(|(_, witness)| witness),
+        let known = self.last.take().filter(|(of, _)| *of == epoch);
+        let Some((_, mut before)) = (match known {
+            Some(known) => Some(known),
+            None => self.read(endpoints).await?,
+        }) else {
+            return Ok(Round::Over);
         };
-        let Some(before) = before else { return Ok(Round::Over) };
-        // Out of its place while it is used: an answer that comes after this call was given up counts for no later one.
-        let stream = self.stream.take().filter(|stream| stream.epoch == epoch);
-        let within = endpoints.request_timeout();
-        let kept = timeout(within, keep_alive(endpoints, self.lease, stream)).await;
-        let kept = match kept {
-            Ok(Ok(kept)) => kept,
-            Ok(Err(failure)) => {
-                endpoints.give_up(epoch);
-                return Err(failure);
+        // An election between the two reads spoils the first round only.
+        for _ in 0..2 {
+            let kept = self.keep_alive(endpoints).await?;
+            let Some((epoch, after)) = self.read(endpoints).await? else { return Ok(Round::Over) };
+            if let Some((during, ttl)) = kept
+                && before == during
+                && during == after
+            {
+                self.last = Some((epoch, after));
+                return Ok(Round::Alive(ttl - margin(ttl)));
             }
-            Err(_) => {
-                endpoints.give_up(epoch);
-                return Err(Failure::NoAnswer(NoAnswer { endpoint: "the keep-alive stream".into(), within }));
-            }
-        };
-        let Some((of, after)) = self.read(endpoints).await? else { return Ok(Round::Over) };
-        self.last = Some((of, after));
-        let Some((stream, answer)) = kept else { return Ok(Round::Unclear) };
-        let agreed = stream.epoch == of && before == after && Witness::of(answer.header()) == Some(after);
-        self.stream = Some(stream);
-        let granted = u64::try_from(answer.ttl()).ok().filter(|ttl| *ttl > 0 && answer.id() == self.lease);
-        match granted.map(Duration::from_secs) {
-            Some(ttl) if agreed => Ok(Round::Alive(ttl - margin(ttl))),
-            _ => Ok(Round::Unclear),
+            before = after;
         }
+        Ok(Round::Unclear)
     }
 
     /// A quorum read of the session's key: who answered, or `None` when the key is gone.
     async fn read(&self, endpoints: &Endpoints) -> Result<Option<(u64, Witness)>, Failure> {
-        let read = endpoints.request(async |mut connection: Connection| {
-            let answer = connection.client.get(self.session_key.as_str(), None).await?;
-            Ok((connection.epoch, answer))
-        });
-        let (epoch, answer) = read.await?;
+        let (epoch, answer) = endpoints.get(self.session_key.as_str(), GetOptions::new().with_keys_only()).await?;
         let lives = answer.kvs().first().is_some_and(|kv| kv.create_revision() == self.created);
-        match Witness::of(answer.header()) {
-            Some(witness) => Ok(lives.then_some((epoch, witness))),
-            None => Err(Failure::Etcd(EtcdError::Internal("an answer without a header".into()))),
+        let witness = Witness::of(answer.header()).ok_or_else(|| Failure::unavailable("an answer without a header"))?;
+        Ok(lives.then_some((epoch, witness)))
+    }
+
+    /// One keep-alive: who answered, and the ttl from when it was sent on; `None` when there is no such lease.
+    async fn keep_alive(&mut self, endpoints: &Endpoints) -> Result<Option<(Witness, Duration)>, Failure> {
+        let epoch = *endpoints.epochs().borrow();
+        // Out of its place while it is used: an answer that comes after this call was given up counts for no later one.
+        let mut kept = self.stream.take().filter(|stream| stream.epoch == epoch);
+        let mut fresh = false;
+        loop {
+            let mut stream = match kept.take() {
+                Some(stream) => stream,
+                None => {
+                    fresh = true;
+                    let Some(stream) = open(endpoints, self.lease).await? else { return Ok(None) };
+                    stream
+                }
+            };
+            let within = endpoints.request_timeout();
+            match timeout(within, stream.exchange()).await {
+                Ok(Ok(answer)) => {
+                    self.stream = Some(stream);
+                    let ttl = u64::try_from(answer.ttl()).ok().filter(|ttl| *ttl > 0 && answer.id() == self.lease);
+                    return Ok(Witness::of(answer.header()).zip(ttl.map(Duration::from_secs)));
+                }
+                // The connection of a stream that was kept since the last round may have ended long ago.
+                Ok(Err(error)) if !fresh => tracing::debug!(%error, "the keep-alive stream ended, opening another"),
+                Ok(Err(error)) => {
+                    endpoints.give_up(stream.epoch);
+                    return Err(error.into());
+                }
+                Err(_) => {
+                    endpoints.give_up(stream.epoch);
+                    return Err(Failure::no_answer("the keep-alive stream", within));
+                }
+            }
         }
     }
+}
+
+/// `None` when there is no such lease.
+async fn open(endpoints: &Endpoints, lease: i64) -> Result<Option<Stream>, Failure> {
+    let opening = endpoints.request(async |connection: Arc<Connection>| {
+        // The client swallows the answer that opens a stream, so every round sends a keep-alive of its own.
+        match connection.lease.clone().keep_alive(lease).await {
+            Ok((keeper, answers)) => Ok(Some(Stream { epoch: connection.epoch, keeper, answers })),
+            Err(EtcdError::LeaseKeepAliveError(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    });
+    opening.await
 }
 
 /// For clocks that run apart, and for the time between an expiry and its being noticed.
@@ -121,30 +168,13 @@ fn margin(ttl: Duration) -> Duration {
     (ttl / 10).max(Duration::from_millis(200)).min(ttl)
 }
 
-/// Sends one keep-alive and waits for its answer; `None` when a new stream was refused because there is no such lease.
-async fn keep_alive(
-    endpoints: &Endpoints,
-    lease: i64,
-    stream: Option<Stream>,
-) -> Result<Option<(Stream, LeaseKeepAliveResponse)>, Failure> {
-    let stream = match stream {
-        Some(stream) => Some(stream),
-        None => {
-            let opened = endpoints.request(async |mut connection: Connection| {
-                match connection.client.lease_keep_alive(lease).await {
-                    Ok((keeper, answers)) => Ok(Some(Stream { epoch: connection.epoch, keeper, answers })),
-                    Err(EtcdError::LeaseKeepAliveError(_)) => Ok(None),
-                    Err(error) => Err(error),
-                }
-            });
-            opened.await?
-        }
-    };
-    let Some(mut stream) = stream else { return Ok(None) };
-    // The client swallows the answer that opened the stream, so every round sends a keep-alive of its own.
-    stream.keeper.keep_alive().await.map_err(Failure::Etcd)?;
-    match stream.answers.message().await.map_err(Failure::Etcd)? {
-        Some(answer) => Ok(Some((stream, answer))),
-        None => Err(Failure::Etcd(EtcdError::LeaseKeepAliveError("the server ended the stream".into()))),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_the_ttl_is_never_promised() {
+        assert_eq!(margin(Duration::from_secs(15)), Duration::from_millis(1500));
+        assert_eq!(margin(Duration::from_secs(1)), Duration::from_millis(200));
     }
 }
