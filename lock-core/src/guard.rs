@@ -11,9 +11,10 @@ use tokio::task::AbortHandle;
 use crate::backend::{Entry, Placed, Removal, Removed, Watched};
 use crate::clock::{Instant, sleep_until};
 use crate::error::{Error, Loss, Result};
-use crate::health::{Health, State};
+use crate::health::Health;
 use crate::name::Name;
 use crate::session::{self, Live};
+use crate::state::{State, StateWatch, state};
 
 /// A lock held for less than this never pays for a watch on its own entry.
 const WATCH_OWN_AFTER: Duration = Duration::from_millis(250);
@@ -116,16 +117,12 @@ impl Guard {
 
     /// Held, suspect or lost.
     pub fn state(&self) -> State {
-        state(&self.own.borrow(), &self.live.health)
+        state(*self.own.borrow(), &self.live.health)
     }
 
     /// A view of the state that can be kept apart from the guard and waited on.
     pub fn watch(&self) -> StateWatch {
-        StateWatch {
-            own: self.own.subscribe(),
-            session: self.live.health.subscribe(),
-            health: self.live.health.clone(),
-        }
+        StateWatch::new(self.own.subscribe(), self.live.health.clone())
     }
 
     /// Resolves when the lock is lost.
@@ -235,52 +232,6 @@ impl Drop for Guard {
             self.live.clone().remove_later(self.entry.clone());
         }
     }
-}
-
-/// A guard's state, to be watched from elsewhere.
-#[derive(Clone, Debug)]
-pub struct StateWatch {
-    own: watch::Receiver<Option<Loss>>,
-    session: watch::Receiver<State>,
-    health: Arc<Health>,
-}
-
-impl StateWatch {
-    /// The state now.
-    pub fn state(&self) -> State {
-        state(&self.own.borrow(), &self.health)
-    }
-
-    /// Resolves with the new state when it has changed since this watch was made or last asked; at once when it is lost.
-    ///
-    /// # Cancel safety
-    /// No change is missed by dropping it.
-    pub async fn changed(&mut self) -> State {
-        if !matches!(self.state(), State::Lost(_)) {
-            tokio::select! {
-                _ = self.own.changed() => {}
-                _ = self.session.changed() => {}
-            }
-        }
-        self.state()
-    }
-
-    /// Resolves when the lock is lost.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost by dropping it.
-    pub async fn lost(&mut self) -> Loss {
-        loop {
-            if let State::Lost(loss) = self.state() {
-                return loss;
-            }
-            self.changed().await;
-        }
-    }
-}
-
-fn state(own: &Option<Loss>, health: &Health) -> State {
-    own.map_or_else(|| health.state(), State::Lost)
 }
 
 /// Watches the holder's own entry, so that an operator who removes it is noticed within a second.

@@ -7,17 +7,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, Instant};
 use crate::error::Loss;
-
-/// Whether something that depends on a session is still held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Held, and renewed in time.
-    Held,
-    /// Still held, but the last renewal is overdue; it will be lost unless one succeeds.
-    Suspect,
-    /// Lost, for ever.
-    Lost(Loss),
-}
+use crate::state::State;
 
 /// The deadline cell of one session.
 ///

@@ -46,12 +46,13 @@ mod name;
 pub mod owner;
 mod queue;
 mod session;
+mod state;
 pub mod url;
 
 pub use client::{Builder, Client};
 pub use error::{Error, Loss, Result, Source};
-pub use guard::{Guard, Release, StateWatch};
-pub use health::State;
+pub use guard::{Guard, Release};
 pub use metrics::Metrics;
 pub use mutex::Mutex;
 pub use name::Name;
+pub use state::{State, StateWatch};
