@@ -148,7 +148,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same call may succeed when it is made again, without a change of configuration.
+    /// Whether a new acquire may succeed without a change of configuration: a place in the queue, a session or a guard
+    /// was lost, or the store could not be reached.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
@@ -157,6 +158,7 @@ impl Error {
                 | Self::SessionLost { .. }
                 | Self::SessionOver { .. }
                 | Self::EntryRemoved { .. }
+                | Self::Lost { .. }
                 | Self::Unavailable { .. }
         )
     }

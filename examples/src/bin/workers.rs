@@ -172,7 +172,7 @@ impl Setback {
     /// Whether another try makes sense: sessions end, and servers restart.
     fn is_passing(&self) -> bool {
         match self {
-            Self::Lock(error) => error.is_retryable() || matches!(error, lock_core::Error::Lost { .. }),
+            Self::Lock(error) => error.is_retryable(),
             Self::Ledger(error) => matches!(error, ledger::Error::Fenced { .. }),
         }
     }
