@@ -185,7 +185,15 @@ impl Attempt {
             }
             live.counters.ambiguous.add_one();
             Backoff::default().wait(&live.health).await;
-            if let Some(placed) = live.retry(|| live.session.adopt(&request)).await? {
+            let settled = live.retry(|| live.session.adopt(&request)).await;
+            let placed = settled.inspect_err(|error| {
+                // Nobody can find the entry, if there is one, and renewals would keep it for ever.
+                if !error.is_session_lost() {
+                    tracing::error!(lock = %self.lock, %error, "a lost reply cannot be settled, ending the session");
+                    live.health.lose(Loss::Stuck);
+                }
+            })?;
+            if let Some(placed) = placed {
                 return Ok(Enqueued::Placed(placed));
             }
             if self.withdrawn.load(Ordering::Relaxed) {

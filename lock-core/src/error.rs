@@ -189,7 +189,8 @@ pub enum Loss {
     Expired,
     /// The store ended the session.
     SessionEnded,
-    /// The session was ended because an entry of it could not be removed for a whole ttl; its end removes the entry.
+    /// The session was ended because an entry of it could not be removed for a whole ttl, or because the store refused to
+    /// tell whether there is one; its end removes the entry.
     Stuck,
     /// This process closed the session.
     Closed,
@@ -204,7 +205,7 @@ impl fmt::Display for Loss {
         f.write_str(match self {
             Self::Expired => "no proof in time that the session is still alive",
             Self::SessionEnded => "the store ended the session",
-            Self::Stuck => "an entry of the session could not be removed, so the session was ended",
+            Self::Stuck => "an entry of the session could not be removed or found, so the session was ended",
             Self::Closed => "the client was closed",
             Self::EntryRemoved => "its entry was removed by somebody else",
             Self::Released => "it was released",

@@ -171,6 +171,23 @@ async fn a_lost_event_delays_a_grant_by_the_recheck_only() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_entry_whose_lost_reply_cannot_be_settled_takes_its_session_with_it() {
+    let memory = store();
+    let clock = TokioClock::new();
+    let refused = memory.clone().with_own_link();
+    let builder = Client::builder(refused.clone()).clock(clock).runtime(tokio::runtime::Handle::current());
+    let client = builder.connect().await.unwrap();
+    refused.link().plan(Op::Enqueue, Fault::DropReply);
+    refused.link().plan(Op::Adopt, Fault::Refuse);
+    let error = client.mutex("l").unwrap().lock().await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    let other = connect(&memory, clock).await.mutex("l").unwrap();
+    let next = tokio::time::timeout(TTL + Duration::from_secs(2), other.lock()).await.expect("within ttl + 2 s");
+    next.unwrap().check().unwrap();
+    assert_eq!(client.metrics().sessions_lost, 1, "renewals would keep the entry for ever");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_entry_that_cannot_be_removed_takes_its_session_with_it() {
     let memory = store();
     let stuck = memory.clone().with_own_link();

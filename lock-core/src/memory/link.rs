@@ -40,6 +40,8 @@ pub enum Fault {
     Late(Duration),
     /// It takes this much longer, on the way there.
     Delay(Duration),
+    /// It is not applied, and the store says that asking again will not help.
+    Refuse,
     /// A read shows the queue as it was before the last removal, and an enqueue that should only enter a free queue
     /// believes it free. No effect on other requests.
     StaleRead,

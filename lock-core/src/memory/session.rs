@@ -24,11 +24,11 @@ pub(super) struct MemorySession {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Lost(&'static str);
+#[error("the link to the store in memory was told to fail")]
+struct Told;
 
 fn lost(op: &'static str) -> Error {
-    Error::unavailable(op, Lost("the link to the store in memory was told to fail"))
+    Error::unavailable(op, Told)
 }
 
 /// Sends one request over the link. The request is applied even when this future is dropped or has given up on it.
@@ -45,6 +45,10 @@ async fn request<T: Send + 'static>(
         Some(Fault::DropRequest) => {
             tokio::time::sleep(way).await;
             return Err(lost(name));
+        }
+        Some(Fault::Refuse) => {
+            tokio::time::sleep(way).await;
+            return Err(Error::refused(name, Told));
         }
         Some(Fault::Delay(longer) | Fault::Late(longer)) => way + longer,
         _ => way,
