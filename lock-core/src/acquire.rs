@@ -16,7 +16,7 @@ use crate::error::{Error, Loss, Result};
 use crate::guard::Guard;
 use crate::name::Name;
 use crate::queue::{Decision, EXCLUSIVE_LIMIT, exclusive};
-use crate::session::{Backoff, Live};
+use crate::session::{Backoff, Live, recheck};
 
 /// How long a caller waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +28,6 @@ pub(crate) enum Patience {
     /// For ever.
     Forever,
 }
-
-/// A waiter looks again this often even if nothing happens, because stores have lost events.
-const RECHECK: Duration = Duration::from_secs(15);
 
 type Reply = oneshot::Sender<Result<Option<Guard>>>;
 
@@ -267,7 +264,7 @@ impl Attempt {
                     live.counters.wakeups.add_one();
                     return Ok(removed);
                 }
-                () = tokio::time::sleep(RECHECK.mul_f64(0.7 + 0.6 * fastrand::f64())) => {}
+                () = recheck() => *own = None,
             }
         }
     }

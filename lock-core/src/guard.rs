@@ -13,7 +13,7 @@ use crate::clock::{Instant, sleep_until};
 use crate::error::{Error, Loss, Result};
 use crate::health::Health;
 use crate::name::Name;
-use crate::session::{self, Live};
+use crate::session::{self, Live, recheck};
 use crate::state::{State, StateWatch, state};
 
 /// A lock held for less than this never pays for a watch on its own entry.
@@ -255,7 +255,11 @@ async fn watch_own(live: Arc<Live>, entry: Entry, watched: Option<Removal>, own:
             },
         };
         let removed = match removal {
-            Some(removal) => removal.await,
+            Some(removal) => tokio::select! {
+                _ = live.health.lost() => return,
+                removed = removal => removed,
+                () = recheck() => Removed::Unknown,
+            },
             None => Removed::Gone,
         };
         if removed == Removed::Gone {

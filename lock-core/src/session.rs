@@ -286,6 +286,14 @@ impl Keeper {
     }
 }
 
+/// Watches are renewed this often even if nothing happens, because stores have lost events.
+const RECHECK: Duration = Duration::from_secs(15);
+
+/// Resolves when a watch is to be renewed; not for all at the same time.
+pub(crate) async fn recheck() {
+    tokio::time::sleep(RECHECK.mul_f64(0.7 + 0.6 * fastrand::f64())).await;
+}
+
 /// Growing, jittered pauses between tries: 10 ms to 1 s.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lock_core::clock::{Clock, Instant, TokioClock};
 use lock_core::memory::{Fault, Memory, Op};
-use lock_core::{Client, Error, Loss, State};
+use lock_core::{Client, Error, Loss, Name, State};
 
 const TTL: Duration = Duration::from_secs(6);
 const BEAT: Duration = Duration::from_secs(1);
@@ -168,6 +168,36 @@ async fn a_lost_event_delays_a_grant_by_the_recheck_only() {
     holder.release().await;
     let guard = tokio::time::timeout(Duration::from_secs(20), waiter).await.expect("rechecked").unwrap().unwrap();
     guard.check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_removed_without_an_event_is_not_granted() {
+    let memory = store();
+    let clock = TokioClock::new();
+    let holder = connect(&memory, clock).await.mutex("l").unwrap().lock().await.unwrap();
+    let deaf = memory.clone().with_own_link();
+    deaf.link().plan(Op::Watch, Fault::LostEvent);
+    let builder = Client::builder(deaf).clock(clock).runtime(tokio::runtime::Handle::current());
+    let mutex = builder.connect().await.unwrap().mutex("l").unwrap();
+    let waiter = tokio::spawn(async move { mutex.lock().await });
+    tokio::time::sleep(BEAT).await;
+    assert!(memory.remove_entry(&memory.entries(&Name::new("l").unwrap())[1].entry.key));
+    let error = tokio::time::timeout(Duration::from_secs(20), waiter).await.expect("rechecked").unwrap().unwrap_err();
+    assert!(matches!(error, Error::EntryRemoved { .. }), "{error}");
+    holder.check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_whose_entry_was_removed_without_an_event_learns_it() {
+    let memory = store();
+    let deaf = memory.clone().with_own_link();
+    let builder = Client::builder(deaf.clone()).clock(TokioClock::new()).runtime(tokio::runtime::Handle::current());
+    let guard = builder.connect().await.unwrap().mutex("l").unwrap().lock().await.unwrap();
+    deaf.link().plan(Op::Watch, Fault::LostEvent);
+    tokio::time::sleep(BEAT).await;
+    assert!(memory.remove_entry(&memory.entries(&Name::new("l").unwrap())[0].entry.key));
+    let loss = tokio::time::timeout(Duration::from_secs(20), guard.lost()).await.expect("rechecked");
+    assert_eq!(loss, Loss::EntryRemoved);
 }
 
 #[tokio::test(start_paused = true)]
