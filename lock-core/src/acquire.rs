@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::backend::{Enqueue, Enqueued, Entry, Placed, Removal, Removed, Watched};
 use crate::client::Client;
@@ -182,21 +183,29 @@ impl Attempt {
             }
             live.counters.ambiguous.add_one();
             Backoff::default().wait(&live.health).await;
-            let settled = live.retry(|| live.session.adopt(&request)).await;
-            let placed = settled.inspect_err(|error| {
-                // Nobody can find the entry, if there is one, and renewals would keep it for ever.
-                if !error.is_session_lost() {
-                    tracing::error!(lock = %self.lock, %error, "a lost reply cannot be settled, ending the session");
-                    live.health.lose(Loss::Stuck);
-                }
-            })?;
-            if let Some(placed) = placed {
+            if let Some(placed) = self.settle(live, &request).await? {
                 return Ok(Enqueued::Placed(placed));
             }
             if self.withdrawn.load(Ordering::Relaxed) {
                 return Ok(Enqueued::Busy);
             }
         }
+    }
+
+    /// Finds the entry of a request whose reply was lost. An entry that cannot be found for a whole ttl takes the session
+    /// with it, because renewals would keep it for ever.
+    async fn settle(&self, live: &Live, request: &Enqueue<'_>) -> Result<Option<Placed>> {
+        let settled = timeout(live.session.ttl(), live.retry(|| live.session.adopt(request))).await;
+        let error = match settled {
+            Ok(Ok(placed)) => return Ok(placed),
+            Ok(Err(error)) => error,
+            Err(_) => live.over(),
+        };
+        if live.health.check().is_ok() {
+            tracing::error!(lock = %self.lock, %error, "a lost reply cannot be settled, ending the session");
+            live.health.lose(Loss::Stuck);
+        }
+        Err(error)
     }
 
     /// Waits until the entry is the first of its queue and the session is proven to live on for a while.

@@ -189,8 +189,8 @@ pub enum Loss {
     Expired,
     /// The store ended the session.
     SessionEnded,
-    /// The session was ended because an entry of it could not be removed for a whole ttl, or because the store refused to
-    /// tell whether there is one; its end removes the entry.
+    /// The session was ended because an entry of it could not be removed, or not be found after a lost reply, for a whole
+    /// ttl; its end removes the entry.
     Stuck,
     /// This process closed the session.
     Closed,

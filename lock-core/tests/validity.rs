@@ -211,10 +211,17 @@ async fn an_entry_whose_lost_reply_cannot_be_settled_takes_its_session_with_it()
     refused.link().plan(Op::Adopt, Fault::Refuse);
     let error = client.mutex("l").unwrap().lock().await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
+    assert_eq!(client.metrics().sessions_lost, 1, "renewals would keep the entry for ever");
+    refused.link().plan(Op::Enqueue, Fault::DropReply);
+    for _ in 0..1000 {
+        refused.link().plan(Op::Adopt, Fault::DropRequest);
+    }
+    let attempt = tokio::time::timeout(BEAT, client.mutex("l").unwrap().lock()).await;
+    attempt.map(drop).expect_err("withdrawn, and yet to be settled");
     let other = connect(&memory, clock).await.mutex("l").unwrap();
     let next = tokio::time::timeout(TTL + Duration::from_secs(2), other.lock()).await.expect("within ttl + 2 s");
     next.unwrap().check().unwrap();
-    assert_eq!(client.metrics().sessions_lost, 1, "renewals would keep the entry for ever");
+    assert_eq!(client.metrics().sessions_lost, 2);
 }
 
 #[tokio::test(start_paused = true)]
