@@ -9,10 +9,9 @@ use zookeeper_client as zk;
 use zookeeper_client::{Client, CreateMode, MultiWriteError};
 
 use crate::error::DirectoryGone;
-use crate::session::{DIRECTORY_TRIES, ZkSession};
+use crate::session::{DIRECTORY_TRIES, RENEW, ZkSession};
 
-const OPEN: &str = "open a session";
-const RENEW: &str = "renew the session";
+const CREATE: &str = "create the session's node";
 
 /// An ephemeral node of the session, with its owner as data.
 ///
@@ -90,15 +89,15 @@ impl ZkSession {
             });
             match deleted {
                 Ok(()) | Err(zk::Error::NoNode) => {}
-                Err(error) => return Err(self.classify(OPEN, path, error)),
+                Err(error) => return Err(self.classify(CREATE, path, error)),
             }
             match created {
                 Ok(_) => return Ok(()),
                 Err(zk::Error::NoNode) => self.make_directory(client, &self.own.directory).await?,
-                Err(error) => return Err(self.classify(OPEN, path, error)),
+                Err(error) => return Err(self.classify(CREATE, path, error)),
             }
         }
-        Err(Error::unavailable(OPEN, DirectoryGone(self.own.directory.clone())))
+        Err(Error::unavailable(CREATE, DirectoryGone(self.own.directory.clone())))
     }
 
     /// A transaction that fails unless a leader with a quorum still has this session.

@@ -17,23 +17,10 @@ const NEAREST: usize = 8;
 /// Reads in flight when a whole queue is read.
 const READS: usize = 64;
 
-/// An enqueue that may have been sent. It stays noted unless its answer comes.
-struct Unanswered<'a> {
-    session: &'a ZkSession,
-    id: &'a str,
-}
-
-impl Unanswered<'_> {
-    fn settled(self) {
-        self.session.settled(self.id);
-    }
-}
-
 impl ZkSession {
-    /// Notes an enqueue that depends on the node `own`.
-    fn unanswered<'a>(&'a self, id: &'a str, own: &Arc<str>) -> Unanswered<'a> {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), own.clone());
-        Unanswered { session: self, id }
+    /// Notes that an enqueue which writes the node `own` was sent. It stays noted unless its answer comes.
+    fn unanswered(&self, id: &str, own: Arc<str>) {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), own);
     }
 
     pub(crate) fn settled(&self, id: &str) {
@@ -44,7 +31,7 @@ impl ZkSession {
         let directory = self.path(request.queue.segment());
         if request.only_if_free {
             match client.list_children(&directory).await {
-                Ok(children) if !names::in_order(&children).is_empty() => return Ok(Enqueued::Busy),
+                Ok(children) if children.iter().any(|name| Place::parse(name).is_some()) => return Ok(Enqueued::Busy),
                 Ok(_) | Err(zk::Error::NoNode) => {}
                 Err(error) => return Err(self.classify(LIST, &directory, error)),
             }
@@ -58,27 +45,27 @@ impl ZkSession {
                 .add_set_data(&own, self.own.data(), None)
                 .and_then(|()| create.add_create(&prefix, request.value, &options));
             added.map_err(|error| self.classify(ENQUEUE, &directory, error))?;
-            // Both are sent here, in this order, before any answer. One server answers the list after the create, so the
-            // list has everybody whose entry was created before and lives.
+            // Both are given to the client here, in this order, before any answer. One server answers the list after the
+            // create, so the list has everybody whose entry was created before and lives.
             let create = create.commit();
             let list = client.list_children(&directory);
-            let unanswered = self.unanswered(request.id, &own);
+            self.unanswered(request.id, own.clone());
             let (created, listed) = tokio::join!(create, list);
             let error = match created {
                 Ok(results) => match <[_; 2]>::try_from(results) {
                     Ok([MultiWriteResult::SetData { stat }, MultiWriteResult::Create { path, .. }]) => {
-                        unanswered.settled();
+                        self.settled(request.id);
                         return self.placed(client, path, stat.mzxid, listed.ok()).await.map(Enqueued::Placed);
                     }
                     _ => zk::Error::UnexpectedError("results of another transaction".into()),
                 },
                 Err(MultiWriteError::OperationFailed { index: 0, source: zk::Error::NoNode }) => {
-                    unanswered.settled();
+                    self.settled(request.id);
                     self.fence(client, &own).await?;
                     continue;
                 }
                 Err(MultiWriteError::OperationFailed { index: 1, source: zk::Error::NoNode }) => {
-                    unanswered.settled();
+                    self.settled(request.id);
                     self.make_directory(client, &directory).await?;
                     continue;
                 }
@@ -86,7 +73,7 @@ impl ZkSession {
             };
             let error = self.classify(ENQUEUE, &directory, error);
             if !matches!(error, Error::Unavailable { .. }) {
-                unanswered.settled();
+                self.settled(request.id);
             }
             return Err(error);
         }

@@ -22,7 +22,7 @@ use crate::proof::Proofs;
 use crate::queue::{ahead, place};
 use crate::watch::{MAX_WATCHED_BYTES, removal};
 
-const RENEW: &str = "renew the session";
+pub(crate) const RENEW: &str = "renew the session";
 pub(crate) const ENQUEUE: &str = "enter the queue";
 pub(crate) const ADOPT: &str = "look for an entry whose creation was not answered";
 pub(crate) const LIST: &str = "list the queue";

@@ -12,7 +12,7 @@ use zookeeper_client::{EventType, OneshotWatcher, StateWatcher};
 /// Bytes of watched paths that one session may have. The client registers its watches again after a reconnect, in requests
 /// of up to 128 KiB which all have the same number: the answer to a second one is taken for a fault, and the client
 /// reconnects for ever.
-pub(crate) const MAX_WATCHED_BYTES: usize = 128 * 1024;
+pub(crate) const MAX_WATCHED_BYTES: usize = 120 * 1024;
 
 /// Resolves with the watch.
 ///
