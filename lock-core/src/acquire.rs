@@ -3,11 +3,14 @@
 //! An acquire is a task of the client's runtime, because a request that was sent may be applied whatever becomes of its
 //! caller. The caller holds a receiver; when it is dropped, the task withdraws the entry.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 
 use crate::backend::{Enqueue, Enqueued, Entry, Placed, Removal, Removed, Watched};
@@ -258,21 +261,23 @@ impl Attempt {
                 Some(Watched::Present(removal)) => *own = Some(removal),
                 Some(Watched::Gone) => return Err(self.entry_removed()),
             }
-            let (Watched::Present(predecessor), Some(own_removal)) = (predecessor, own.as_mut()) else {
+            let (Watched::Present(mut predecessor), Some(own_removal)) = (predecessor, own.as_mut()) else {
                 return Ok(Removed::Unknown);
             };
             live.counters.waits.add_one();
             tokio::select! {
                 biased;
                 _ = live.health.lost() => return Err(live.over()),
-                removed = own_removal => {
-                    *own = None;
-                    return if removed == Removed::Gone { Err(self.entry_removed()) } else { Ok(Removed::Unknown) };
-                }
-                removed = predecessor => {
-                    live.counters.wakeups.add_one();
-                    return Ok(removed);
-                }
+                first = first_removed(own_removal, &mut predecessor) => match first {
+                    First::Own(removed) => {
+                        *own = None;
+                        return if removed == Removed::Gone { Err(self.entry_removed()) } else { Ok(Removed::Unknown) };
+                    }
+                    First::Predecessor(removed) => {
+                        live.counters.wakeups.add_one();
+                        return Ok(removed);
+                    }
+                },
                 () = recheck() => *own = None,
             }
         }
@@ -292,10 +297,56 @@ enum Turn {
     Busy,
 }
 
+/// Which of two watches ended first.
+#[derive(Debug, PartialEq, Eq)]
+enum First {
+    Own(Removed),
+    Predecessor(Removed),
+}
+
+/// Waits for one of two removals. The predecessor is asked before the own entry, and the own entry counts before it:
+/// another thread may tell of both in the middle, the own entry's removal first.
+async fn first_removed(own: &mut Removal, predecessor: &mut Removal) -> First {
+    let first = poll_fn(|cx| {
+        let predecessor = predecessor.as_mut().poll(cx);
+        match (own.as_mut().poll(cx), predecessor) {
+            (Poll::Ready(removed), _) => Poll::Ready(First::Own(removed)),
+            (_, Poll::Ready(removed)) => Poll::Ready(First::Predecessor(removed)),
+            _ => Poll::Pending,
+        }
+    });
+    // With a budget, the own watch could be silent because the predecessor's used it up.
+    unconstrained(first).await
+}
+
 async fn watch(live: &Live, entry: &Entry) -> Result<Watched> {
     live.retry(|| live.session.watch(entry)).await
 }
 
 fn answer(reply: Reply, result: Result<Option<Guard>>) {
     let _ = reply.send(result);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn an_own_removal_told_between_two_looks_comes_first() {
+        let told = Arc::new(AtomicBool::new(false));
+        let of_own = told.clone();
+        let mut own: Removal =
+            Box::pin(poll_fn(
+                move |_| {
+                    if of_own.load(Ordering::SeqCst) { Poll::Ready(Removed::Gone) } else { Poll::Pending }
+                },
+            ));
+        // While this one is asked, another thread tells of both.
+        let mut predecessor: Removal = Box::pin(poll_fn(move |_| {
+            told.store(true, Ordering::SeqCst);
+            Poll::Ready(Removed::Gone)
+        }));
+        assert_eq!(first_removed(&mut own, &mut predecessor).await, First::Own(Removed::Gone));
+    }
 }
