@@ -89,14 +89,14 @@ impl Opening {
         self.granted = true;
         let ttl = self.grant(config.ttl).await?;
         let key = session_key(&config.namespace, self.lease);
-        let (created, version) = self.create(&key, owner).await?;
+        let created = self.create(&key, owner).await?;
         if ttl > config.ttl + Duration::from_secs(1) {
             tracing::warn!(asked = ?config.ttl, granted = ?ttl, "etcd granted a longer ttl");
         }
         tracing::debug!(lease = format_args!("{:x}", self.lease), ?ttl, "session opened");
         self.granted = false;
         self.endpoints.set_request_timeout(Config::request_timeout(ttl));
-        Ok(EtcdSession::new(self.endpoints.clone(), self.lease, ttl, created, version))
+        Ok(EtcdSession::new(self.endpoints.clone(), self.lease, ttl, created))
     }
 
     /// Grants the lease and returns its ttl.
@@ -125,8 +125,8 @@ impl Opening {
         granted.await
     }
 
-    /// Creates the session's key and returns its create revision and version.
-    async fn create(&self, key: &str, owner: &[u8]) -> Result<(i64, i64), Failure> {
+    /// Creates the session's key and returns its create revision.
+    async fn create(&self, key: &str, owner: &[u8]) -> Result<i64, Failure> {
         let created = self.retry(async || {
             let put = TxnOp::put(key, owner, Some(PutOptions::new().with_lease(self.lease)));
             let read = || TxnOp::get(key, Some(GetOptions::new().with_keys_only()));
@@ -136,7 +136,7 @@ impl Opening {
                 .or_else([read()]);
             let answer = self.endpoints.txn(create).await?;
             let found = answer.op_responses().into_iter().find_map(|response| match response {
-                TxnOpResponse::Get(get) => get.kvs().first().map(|kv| (kv.create_revision(), kv.version())),
+                TxnOpResponse::Get(get) => get.kvs().first().map(etcd_client::KeyValue::create_revision),
                 _ => None,
             });
             found.ok_or_else(|| Failure::unavailable("the session's key that was just created is gone"))

@@ -32,21 +32,21 @@ pub(crate) struct EtcdSession {
     /// The session's own key, and the revision that created it.
     key: String,
     created: i64,
-    /// The version of the session's key. Every enqueue compares it, and `adopt` raises it, so that an enqueue that was
-    /// sent before can never be applied after.
+    /// The revision that last changed the session's key. Every enqueue compares it, and `adopt` changes the key, so that
+    /// an enqueue that was sent before can never be applied after.
     fence: AtomicI64,
     renewal: Mutex<Renewal>,
     watches: Watches,
 }
 
 impl EtcdSession {
-    pub(crate) fn new(endpoints: Arc<Endpoints>, lease: i64, ttl: Duration, created: i64, version: i64) -> Self {
+    pub(crate) fn new(endpoints: Arc<Endpoints>, lease: i64, ttl: Duration, created: i64) -> Self {
         let key = keys::session_key(&endpoints.config().namespace, lease);
         Self {
             lease,
             ttl,
             created,
-            fence: AtomicI64::new(version),
+            fence: AtomicI64::new(created),
             renewal: Mutex::new(Renewal::new(lease, key.clone(), created)),
             watches: Watches::new(endpoints.clone()),
             endpoints,
@@ -125,7 +125,7 @@ impl EtcdSession {
             let fence = self.fence.load(Ordering::Acquire);
             let mut when = vec![
                 Compare::create_revision(key.as_str(), CompareOp::Equal, 0),
-                Compare::version(self.key.as_str(), CompareOp::Equal, fence),
+                Compare::mod_revision(self.key.as_str(), CompareOp::Equal, fence),
             ];
             if only_if_free {
                 when.push(Compare::create_revision(prefix.as_str(), CompareOp::Equal, 0).with_prefix());
@@ -162,8 +162,8 @@ impl EtcdSession {
                 (None, _) => return Err(self.over()),
                 (Some(_), Some(own)) if own.lease() == self.lease => return Ok(Enqueued::Placed(self.placed(own))),
                 (Some(_), Some(_)) => return Err(Error::refused(ENTER, Taken(key))),
-                (Some(session), None) if session.version() > fence => {
-                    self.fence.fetch_max(session.version(), Ordering::AcqRel);
+                (Some(session), None) if session.mod_revision() > fence => {
+                    self.fence.fetch_max(session.mod_revision(), Ordering::AcqRel);
                 }
                 (Some(_), None) => {
                     if !self.is_free(&prefix).await? {
@@ -235,7 +235,7 @@ impl Session for EtcdSession {
         };
         let reads = reads(&answer);
         let Some(session) = reads.first().and_then(|range| range.kvs().first()) else { return Err(self.over()) };
-        self.fence.fetch_max(session.version(), Ordering::AcqRel);
+        self.fence.fetch_max(session.mod_revision(), Ordering::AcqRel);
         let own = reads.get(1).and_then(|range| range.kvs().first()).filter(|own| own.lease() == self.lease);
         Ok(own.map(|own| self.placed(own)))
     }
