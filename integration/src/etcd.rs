@@ -6,6 +6,7 @@ mod operator;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -33,6 +34,8 @@ pub struct EtcdOptions {
     /// its leader for no reason; too long, and every test of a lost leader waits. Also the floor of lease TTLs, rounded
     /// up to whole seconds.
     pub election: Duration,
+    /// Where each server keeps its write-ahead log; in its data directory by default.
+    pub wal_dirs: Vec<PathBuf>,
     /// More command-line arguments for every server; none by default.
     pub extra_args: Vec<String>,
 }
@@ -45,6 +48,7 @@ impl Default for EtcdOptions {
             auth: false,
             heartbeat: Duration::from_millis(100),
             election: Duration::from_secs(1),
+            wal_dirs: Vec::new(),
             extra_args: Vec::new(),
         }
     }
@@ -120,6 +124,9 @@ impl Etcd {
             let mut args = node_args(i, &options, certs.as_ref(), dir.path(), [&client, &peer, &metrics]);
             args.extend(["--initial-cluster", &cluster.join(",")].map(OsString::from));
             args.extend(fsync.iter().chain(&[]).map(OsString::from));
+            if let Some(wal) = options.wal_dirs.get(i) {
+                args.extend([OsString::from("--wal-dir"), wal.join("wal").into()]);
+            }
             args.extend(options.extra_args.iter().map(OsString::from));
             let server =
                 Server::new(format!("etcd n{i}"), program("ETCD", "etcd"), args, dir.path().join(format!("n{i}.log")));

@@ -7,6 +7,7 @@
 //! | [`Proxy`] | a TCP relay in front of one server, which holds, drops, delays or cuts at an exact point |
 //! | [`connect`] | a client of the library by URL |
 //! | [`ProxyLink`] | a proxy as the conformance suite wants its links |
+//! | [`Disk`] | a file system that can be frozen, for a server whose disk hangs |
 //! | [`Certs`] | a test CA with server and client certificates, and a second CA that nobody trusts |
 //!
 //! Both kinds of server share one vocabulary: `single`, `cluster`, `start`, `endpoint`, `kill`, `stop`, `restart`, `pause`, `resume`, `leader`. Servers end with the test that
@@ -25,6 +26,7 @@
 
 mod certs;
 mod client;
+mod disk;
 mod error;
 mod etcd;
 mod link;
@@ -37,6 +39,7 @@ mod zookeeper;
 
 pub use certs::{Certs, Tls};
 pub use client::connect;
+pub use disk::Disk;
 pub use error::Error;
 pub use etcd::{Etcd, EtcdOptions};
 pub use link::ProxyLink;
