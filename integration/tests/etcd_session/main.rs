@@ -6,6 +6,7 @@
 mod access;
 mod ambiguous;
 mod queue;
+mod stale_leader;
 mod validity;
 mod watching;
 
