@@ -104,7 +104,7 @@ impl Attempt {
                 Ok(Enqueued::Placed(placed)) => break (live.clone(), placed),
                 Ok(Enqueued::Busy) => return answer(reply, Ok(None)),
                 // Lost before it was of any use, for example unnoticed while idle: no place is lost, so try the next one.
-                Err(Error::SessionOver { .. }) => {}
+                Err(Error::SessionOver { .. }) => tokio::time::sleep(Backoff::default().next()).await,
                 Err(error) => return answer(reply, Err(error.of_lock(&self.lock))),
             }
         };
@@ -268,16 +268,21 @@ impl Attempt {
             tokio::select! {
                 biased;
                 _ = live.health.lost() => return Err(live.over()),
-                first = first_removed(own_removal, &mut predecessor) => match first {
-                    First::Own(removed) => {
+                first = first_removed(own_removal, &mut predecessor) => {
+                    if let First::Own(removed) = first {
                         *own = None;
-                        return if removed == Removed::Gone { Err(self.entry_removed()) } else { Ok(Removed::Unknown) };
+                        if removed == Removed::Gone {
+                            return Err(self.entry_removed());
+                        }
                     }
-                    First::Predecessor(removed) => {
+                    if first == First::Predecessor(Removed::Gone) {
                         live.counters.wakeups.add_one();
-                        return Ok(removed);
+                        return Ok(Removed::Gone);
                     }
-                },
+                    // The connection may be gone, and with it the watches of all who wait here: not all at once.
+                    Backoff::default().wait(&live.health).await;
+                    return Ok(Removed::Unknown);
+                }
                 () = recheck() => *own = None,
             }
         }

@@ -301,7 +301,8 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    fn next(&mut self) -> Duration {
+    /// The next pause.
+    pub(crate) fn next(&mut self) -> Duration {
         let ceiling = Duration::from_millis(10 << self.tries.min(7)).min(Duration::from_secs(1));
         self.tries += 1;
         ceiling.mul_f64(0.5 + fastrand::f64() / 2.0)
