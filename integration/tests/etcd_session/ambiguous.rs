@@ -21,7 +21,7 @@ async fn lost(enqueuing: JoinHandle<lock_core::Result<Enqueued>>) {
     assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
 }
 
-/// H37 and H76: applied, and the answer lost, by an end of file, by a reset and by silence.
+/// Applied, and the answer lost, by an end of file, by a reset and by silence.
 #[tokio::test]
 async fn an_entry_whose_answer_was_lost_is_found_in_its_place() {
     let etcd = Etcd::single().await.unwrap();
@@ -103,7 +103,7 @@ async fn arrive_late(etcd: &Etcd, settle: bool) -> Late {
     }
 }
 
-/// H38: the contract's "after `None` it can never be applied", with the proof that it would be applied otherwise.
+/// The contract's "after `None` it can never be applied", with the proof that it would be applied otherwise.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delayed_enqueue_is_never_applied_once_settled() {
     const ROUNDS: usize = 60;
@@ -141,7 +141,7 @@ async fn enqueues_go_on_while_others_are_settled() {
     assert_eq!((tokens.len(), keys(&session, &queue).await.len()), (200, 200));
 }
 
-/// H12: the answer of a removal is lost; asking again removes nothing else.
+/// The answer of a removal is lost; asking again removes nothing else.
 #[tokio::test]
 async fn a_removal_can_be_repeated() {
     let etcd = Etcd::single().await.unwrap();
@@ -154,7 +154,7 @@ async fn a_removal_can_be_repeated() {
     assert_eq!(keys(&session, &queue).await, [other.entry.key]);
 }
 
-/// H51: the answer to the grant of the lease is lost; the lease is not.
+/// The answer to the grant of the lease is lost; the lease is not.
 #[tokio::test]
 async fn a_lost_grant_leaks_no_lease() {
     let etcd = Etcd::single().await.unwrap();

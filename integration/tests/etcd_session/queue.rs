@@ -23,7 +23,7 @@ async fn entries_stand_in_the_order_of_their_tokens() {
     let queue = queue();
     let first = enqueue(&one, &queue).await;
     assert_eq!(first.ahead, Some(lock_core::backend::Ahead::default()), "one round trip tells that nobody is ahead");
-    // H11: two entries of one session are two entries.
+    // Two entries of one session are two entries.
     let second = enqueue(&one, &queue).await;
     let third = enqueue(&two, &queue).await;
     assert!(second.ahead.is_none() && first.token < second.token && second.token < third.token);

@@ -46,7 +46,7 @@ async fn a_renewal_promises_less_than_the_ttl_and_keeps_it() {
     assert!(matches!(session.renew().await, Err(Error::SessionOver { .. })));
 }
 
-/// H87: the server grants more than was asked for.
+/// The server grants more than was asked for.
 #[tokio::test]
 async fn the_granted_ttl_counts() {
     let options = EtcdOptions { election: Duration::from_secs(3), ..EtcdOptions::default() };
@@ -56,7 +56,7 @@ async fn the_granted_ttl_counts() {
     assert_eq!(renew(&session).await, Duration::from_millis(4500));
 }
 
-/// H09 and H25: the lease is revoked, or the session's key deleted, by hand.
+/// The lease is revoked, or the session's key deleted, by hand.
 #[tokio::test]
 async fn a_session_that_was_ended_is_over() {
     let etcd = Etcd::single().await.unwrap();
@@ -82,7 +82,7 @@ async fn a_session_that_was_ended_is_over() {
     }
 }
 
-/// H07: answers to keep-alives that were given up come in a burst, and count for nothing.
+/// Answers to keep-alives that were given up come in a burst, and count for nothing.
 #[tokio::test]
 async fn late_answers_prolong_nothing() {
     let etcd = Etcd::single().await.unwrap();
@@ -100,7 +100,7 @@ async fn late_answers_prolong_nothing() {
     assert!(end >= until, "ended {:?} too early", until - end);
 }
 
-/// H07 and H53: the server is frozen for a while.
+/// The server is frozen for a while.
 #[tokio::test]
 async fn a_frozen_server_makes_no_promise() {
     let etcd = Etcd::single().await.unwrap();
@@ -114,7 +114,7 @@ async fn a_frozen_server_makes_no_promise() {
     assert!(end >= until, "ended {:?} too early", until - end);
 }
 
-/// H54: leaders come and go.
+/// Leaders come and go.
 #[tokio::test]
 async fn changes_of_the_leader_are_survived() {
     let etcd = Etcd::cluster(3).await.unwrap();
@@ -136,7 +136,7 @@ async fn changes_of_the_leader_are_survived() {
     assert_eq!(dequeue(&session, &entry).await, Dequeued::Absent);
 }
 
-/// H70: one of three members is dead, in each of the ways to be dead.
+/// One of three members is dead, in each of the ways to be dead.
 #[tokio::test]
 async fn a_dead_member_is_not_noticed() {
     let etcd = Etcd::cluster(3).await.unwrap();
@@ -174,7 +174,7 @@ async fn a_dead_member_is_not_noticed() {
     eventually("no lease to be left", PATIENCE, none).await.unwrap();
 }
 
-/// H70: the member in use dies under a session.
+/// The member in use dies under a session.
 #[tokio::test]
 async fn a_session_leaves_a_member_that_dies() {
     let etcd = Etcd::single().await.unwrap();

@@ -20,7 +20,7 @@ async fn until_watchers(etcd: &Etcd, n: f64) {
     eventually(format!("{n} watchers on the server"), PATIENCE, reached).await.unwrap();
 }
 
-/// H31 and H32: the predecessor leaves between the look and the watch, and that very revision, or a later one, is
+/// The predecessor leaves between the look and the watch, and that very revision, or a later one, is
 /// compacted away.
 #[tokio::test]
 async fn a_removal_before_the_watch_is_seen_whatever_is_compacted() {
@@ -40,7 +40,7 @@ async fn a_removal_before_the_watch_is_seen_whatever_is_compacted() {
     }
 }
 
-/// H31: the same, at whatever moment of the watch's opening it happens.
+/// The same, at whatever moment of the watch's opening it happens.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removal_while_the_watch_opens_is_seen() {
     let etcd = Arc::new(Etcd::single().await.unwrap());
@@ -95,7 +95,7 @@ async fn removals_are_told_in_their_order() {
     assert_eq!(*told.lock().unwrap(), entries.into_iter().map(|entry| entry.key).collect::<Vec<_>>());
 }
 
-/// H10: a key that is removed and put again by somebody else.
+/// A key that is removed and put again by somebody else.
 #[tokio::test]
 async fn an_incarnation_is_watched_and_not_a_key() {
     let etcd = Etcd::single().await.unwrap();
@@ -166,7 +166,7 @@ async fn recovers(session: &Arc<dyn Session>, other: &Arc<dyn Session>, queue: &
     assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Removed::Gone);
 }
 
-/// H34: the connection ends while an entry is watched.
+/// The connection ends while an entry is watched.
 #[tokio::test]
 async fn a_cut_ends_watches_without_an_answer() {
     let etcd = Etcd::single().await.unwrap();
@@ -197,7 +197,7 @@ async fn enqueue_again(session: &Arc<dyn Session>, queue: &Name) -> Entry {
     }
 }
 
-/// H34: the server is killed while an entry is watched.
+/// The server is killed while an entry is watched.
 #[tokio::test]
 async fn a_killed_server_ends_watches_without_an_answer() {
     let etcd = Etcd::single().await.unwrap();
@@ -226,7 +226,7 @@ async fn silence_ends_watches_with_the_first_unanswered_request() {
     recovers(&session, &other, &queue, &first, &mine).await;
 }
 
-/// H33: a member without a quorum says nothing by itself.
+/// A member without a quorum says nothing by itself.
 #[tokio::test]
 async fn a_member_without_a_quorum_ends_watches() {
     let etcd = Etcd::cluster(3).await.unwrap();
@@ -245,7 +245,7 @@ async fn a_member_without_a_quorum_ends_watches() {
     recovers(&session, &other, &queue, &first, &mine).await;
 }
 
-/// H36: pings that the server takes for abuse would end the connection of a waiter that is idle.
+/// Pings that the server takes for abuse would end the connection of a waiter that is idle.
 #[tokio::test]
 async fn an_idle_watch_keeps_its_connection() {
     let etcd = Etcd::single().await.unwrap();
@@ -262,7 +262,7 @@ async fn an_idle_watch_keeps_its_connection() {
     assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Removed::Gone);
 }
 
-/// H74: a thousand watches are told of one revision, far more than the server keeps ready for one stream.
+/// A thousand watches are told of one revision, far more than the server keeps ready for one stream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_removals_at_once_are_told() {
     let etcd = Etcd::single().await.unwrap();

@@ -147,7 +147,6 @@ async fn a_server_that_comes_back_in_time_is_found() {
     opening.await.unwrap();
 }
 
-/// H87.
 #[tokio::test]
 async fn the_timeout_is_the_one_granted() {
     let options = ZooKeeperOptions { max_session_timeout: Duration::from_secs(3), ..ZooKeeperOptions::default() };

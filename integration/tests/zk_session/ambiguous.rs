@@ -21,7 +21,7 @@ async fn lost(enqueuing: JoinHandle<lock_core::Result<Enqueued>>) {
     assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
 }
 
-/// H37 and H76: applied, and the answer lost, by an end of file, by a reset and by silence.
+/// Applied, and the answer lost, by an end of file, by a reset and by silence.
 #[tokio::test]
 async fn an_entry_whose_answer_was_lost_is_found_in_its_place() {
     let zookeeper = ZooKeeper::single().await.unwrap();
@@ -66,7 +66,7 @@ async fn an_entry_whose_answer_was_lost_is_found_in_its_place() {
     }
 }
 
-/// H71: a create that is delayed on a connection which the session has left is never applied.
+/// A create that is delayed on a connection which the session has left is never applied.
 async fn delayed_create(nodes: usize) {
     let zookeeper = ZooKeeper::start(ZooKeeperOptions { nodes, ..ZooKeeperOptions::default() }).await.unwrap();
     let observer = open(&zookeeper.connect_string()).await;
@@ -160,7 +160,7 @@ async fn retried_write(zookeeper: &ZooKeeper, node: usize) {
     other.close().await.unwrap();
 }
 
-/// H38: a create that was given up while it waited in the client for a connection.
+/// A create that was given up while it waited in the client for a connection.
 #[tokio::test]
 async fn a_create_that_waits_for_a_connection_comes_before_the_search_for_it() {
     let zookeeper = ZooKeeper::single().await.unwrap();
@@ -200,7 +200,7 @@ async fn a_create_that_waits_for_a_connection_comes_before_the_search_for_it() {
     }
 }
 
-/// H30 with cuts: whatever is lost, each attempt ends with exactly one entry.
+/// Whatever is lost, each attempt ends with exactly one entry.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_cut_makes_two_entries_of_one_attempt_or_none() {
     let zookeeper = ZooKeeper::single().await.unwrap();
@@ -234,7 +234,7 @@ async fn no_cut_makes_two_entries_of_one_attempt_or_none() {
     assert_eq!(keys(&observer, &queue).await.len(), 0);
 }
 
-/// H13: an entry of a former session with the same id is not adopted.
+/// An entry of a former session with the same id is not adopted.
 #[tokio::test]
 async fn an_entry_of_another_session_is_not_adopted() {
     let zookeeper = ZooKeeper::single().await.unwrap();

@@ -55,7 +55,6 @@ async fn a_try_leaves_nothing_behind_a_holder_and_an_entry_in_a_free_queue() {
     assert_eq!(next.ahead, Some(Ahead::default()));
 }
 
-/// H30.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_tasks_of_one_session_have_ten_places() {
     let zookeeper = ZooKeeper::single().await.unwrap();
@@ -141,7 +140,7 @@ async fn names_stay_one_segment_whatever_they_contain() {
     }
 }
 
-/// H50: the directory is deleted at each step.
+/// The directory is deleted at each step.
 #[tokio::test]
 async fn a_deleted_directory_is_made_again_and_its_entries_are_gone() {
     let zookeeper = ZooKeeper::single().await.unwrap();
@@ -166,7 +165,7 @@ async fn a_deleted_directory_is_made_again_and_its_entries_are_gone() {
     }
 }
 
-/// H50: the directory is deleted whenever it is empty, faster than any server reaps containers.
+/// The directory is deleted whenever it is empty, faster than any server reaps containers.
 #[tokio::test(flavor = "multi_thread")]
 async fn enqueues_survive_a_directory_that_is_deleted_all_the_time() {
     let zookeeper = ZooKeeper::single().await.unwrap();

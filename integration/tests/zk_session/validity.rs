@@ -46,7 +46,7 @@ async fn an_entry_outlives_the_proof_of_a_single_server() {
     }
 }
 
-/// H04 as far as signals reach: the client's server is frozen, which also cuts it off from its leader.
+/// The client's server is frozen, which also cuts it off from its leader.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_outlives_the_proof_of_a_follower_that_is_cut_off() {
     let zookeeper = ZooKeeper::cluster(3).await.unwrap();
@@ -72,7 +72,7 @@ async fn an_entry_outlives_the_proof_of_a_follower_that_is_cut_off() {
     }
 }
 
-/// H05: a leader without a quorum still answers reads; renewals must fail.
+/// A leader without a quorum still answers reads; renewals must fail.
 #[tokio::test]
 async fn a_leader_without_its_quorum_answers_reads_and_proves_nothing() {
     let zookeeper = ZooKeeper::cluster(3).await.unwrap();
@@ -148,7 +148,7 @@ async fn a_frozen_server_costs_no_more_than_the_session() {
     }
 }
 
-/// H54: a session moves to another server when its own dies, and is proven again there.
+/// A session moves to another server when its own dies, and is proven again there.
 #[tokio::test]
 async fn a_session_survives_the_death_of_its_server() {
     let zookeeper = ZooKeeper::cluster(3).await.unwrap();

@@ -20,7 +20,7 @@ async fn a_removal_is_a_fact_and_anything_else_is_unknown() {
     dequeue(&a, &first).await;
     assert_eq!(removal.await, Removed::Gone);
 
-    // H29: a change of data is no removal.
+    // A change of data is no removal.
     let second = enqueue(&a, &queue).await.entry;
     let mut removal = watch(&b, &second).await;
     assert!(timeout(Duration::from_millis(50), &mut removal).await.is_err());
@@ -101,7 +101,6 @@ async fn until_watches(zookeeper: &ZooKeeper, want: &str) {
     eventually(format!("{want} watches"), PATIENCE, there).await.unwrap();
 }
 
-/// H46.
 #[tokio::test]
 async fn no_watch_is_left_behind() {
     let zookeeper = ZooKeeper::single().await.unwrap();
@@ -132,7 +131,7 @@ async fn no_watch_is_left_behind() {
     until_watches(&zookeeper, "0").await;
 }
 
-/// H68: more watches than the client can carry over a reconnect.
+/// More watches than the client can carry over a reconnect.
 #[tokio::test]
 async fn too_many_watches_cost_neither_the_session_nor_a_wake_up() {
     let zookeeper = ZooKeeper::single().await.unwrap();
@@ -168,7 +167,7 @@ async fn too_many_watches_cost_neither_the_session_nor_a_wake_up() {
     assert_eq!(removal.await, Removed::Gone);
 }
 
-/// H62: the runtime that carries the session is dropped under a waiter.
+/// The runtime that carries the session is dropped under a waiter.
 #[test]
 fn a_runtime_that_is_gone_panics_nobody() {
     let serving = tokio::runtime::Runtime::new().unwrap();
