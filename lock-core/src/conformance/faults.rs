@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Cut, Waiter, World, contenders, eventually, everywhere, fresh_name, in_time, name, patience, queue_length,
+    Cut, Waiter, World, contenders, eventually, everywhere, fresh_name, in_time, name, patience, poll_and_drop,
+    queue_length,
 };
 use crate::{Error, Loss, Release, State};
 
@@ -254,6 +255,12 @@ pub async fn withdrawing_in_silence_leaves_nothing(world: &dyn World) {
             let another = Waiter::start_blindly(&mutex[1]);
             tokio::task::yield_now().await;
             another.0.abort();
+            two[1].link.resume().await;
+        }
+        for polls in 0..4 {
+            two[1].link.hold().await;
+            poll_and_drop(mutex[1].lock(), polls).await;
+            poll_and_drop(mutex[1].try_lock(), polls).await;
             two[1].link.resume().await;
         }
         if let Some(holder) = holder {
