@@ -93,12 +93,9 @@ impl Renewal {
         for _ in 0..2 {
             let kept = self.keep_alive(endpoints).await?;
             let Some((epoch, after)) = self.read(endpoints).await? else { return Ok(Round::Over) };
-            if let Some((during, ttl)) = kept
-                && before == during
-                && during == after
-            {
+            if let Some(valid) = proof(before, kept, after) {
                 self.last = Some((epoch, after));
-                return Ok(Round::Alive(ttl - margin(ttl)));
+                return Ok(Round::Alive(valid));
             }
             before = after;
         }
@@ -163,6 +160,12 @@ async fn open(endpoints: &Endpoints, lease: i64) -> Result<Option<Stream>, Failu
     opening.await
 }
 
+/// The life proven by a quorum read, a keep-alive with its ttl, and another quorum read.
+fn proof(before: Witness, kept: Option<(Witness, Duration)>, after: Witness) -> Option<Duration> {
+    let (during, ttl) = kept?;
+    (before == during && during == after).then(|| ttl - margin(ttl))
+}
+
 /// For clocks that run apart, and for the time between an expiry and its being noticed.
 fn margin(ttl: Duration) -> Duration {
     (ttl / 10).max(Duration::from_millis(200)).min(ttl)
@@ -171,6 +174,19 @@ fn margin(ttl: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_one_member_in_one_term_proves_life() {
+        let witness = |cluster, member, term| Witness { cluster, member, term };
+        let (one, ttl) = (witness(1, 1, 1), Duration::from_secs(10));
+        assert_eq!(proof(one, Some((one, ttl)), one), Some(Duration::from_secs(9)));
+        assert_eq!(proof(one, None, one), None, "no lease");
+        for other in [witness(2, 1, 1), witness(1, 2, 1), witness(1, 1, 2)] {
+            assert_eq!(proof(other, Some((one, ttl)), one), None, "before: {other:?}");
+            assert_eq!(proof(one, Some((other, ttl)), one), None, "keep-alive: {other:?}");
+            assert_eq!(proof(one, Some((one, ttl)), other), None, "after: {other:?}");
+        }
+    }
 
     #[test]
     fn a_part_of_the_ttl_is_never_promised() {
