@@ -26,8 +26,6 @@
 //! # Requirements
 //! ZooKeeper 3.5 or later. Servers must not grant session timeouts below two of their ticks; as shipped they do not.
 
-#![forbid(unsafe_code)]
-
 mod backend;
 mod config;
 mod error;
