@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use examples::history::{Record, verify};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 fn workers(args: &str) -> Command {
@@ -24,8 +25,8 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn signal(name: &str, pid: u32) {
-    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+fn signal(signal: Signal, pid: u32) {
+    kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
 }
 
 fn records(path: &Path) -> Vec<Record> {
@@ -100,12 +101,12 @@ fn a_ledger_is_kept_in_a_file_and_not_mixed_with_another_one() {
 #[test]
 fn interrupted_it_tells_what_it_did_until_then() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["-INT", "-TERM", "-HUP"] {
+    for (name, stop) in [("INT", Signal::INT), ("TERM", Signal::TERM), ("HUP", Signal::HUP)] {
         let path = dir.path().join(name);
         let args = format!("--rounds 1000000 --json --ledger {}", path.display());
         let child = workers(&args).spawn().unwrap();
         grown_to(&path, 20);
-        signal(name, child.id());
+        signal(stop, child.id());
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{name}: {output:?}");
         assert!(json(&output)["grants"].as_u64().unwrap() >= 9, "{name}: {output:?}");
@@ -128,9 +129,9 @@ fn a_process_that_stood_still_for_longer_than_the_ttl_goes_on() {
     let args = format!("--workers 3 --rounds 10 --hold 30ms --ttl 300ms --json --ledger {}", path.display());
     let child = workers(&args).spawn().unwrap();
     grown_to(&path, 5);
-    signal("-STOP", child.id());
+    signal(Signal::STOP, child.id());
     std::thread::sleep(Duration::from_millis(600));
-    signal("-CONT", child.id());
+    signal(Signal::CONT, child.id());
     let output = child.wait_with_output().unwrap();
     let json = json(&output);
     assert!(output.status.success(), "{output:?}");

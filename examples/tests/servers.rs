@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use examples::history::{Event, Record};
 use integration::{Etcd, ZooKeeper, eventually};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
@@ -77,7 +78,7 @@ impl Run {
     }
 
     fn stop(&mut self) -> Output {
-        signal("-INT", self.child.id());
+        signal(Signal::INT, self.child.id());
         self.output()
     }
 
@@ -96,8 +97,8 @@ impl Drop for Run {
     }
 }
 
-fn signal(name: &str, pid: u32) {
-    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+fn signal(signal: Signal, pid: u32) {
+    kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
 }
 
 /// The summary of a run whose ledger must be right.
@@ -128,7 +129,7 @@ async fn kills_are_survived(url: &str, kill: impl Fn(), restart: impl AsyncFn())
     kill();
     run.goes_on("without a server", 20, |_| true).await;
     let (process, pid) = run.holder();
-    signal("-KILL", pid);
+    signal(Signal::KILL, pid);
     run.goes_on("without a process", 20, |other| other != process).await;
     restart().await;
     run.goes_on("with all servers", 20, |_| true).await;
