@@ -6,6 +6,7 @@
 //! | [`ZooKeeper`] | one or three ZooKeeper servers, likewise |
 //! | [`Proxy`] | a TCP relay in front of one server, which holds, drops, delays or cuts at an exact point |
 //! | [`connect`] | a client of the library by URL |
+//! | [`session`] | a backend's session as tests drive it, below the client |
 //! | [`ProxyLink`] | a proxy as the conformance suite wants its links |
 //! | [`Disk`] | a file system that can be frozen, for a server whose disk hangs |
 //! | [`Certs`] | a test CA with server and client certificates, and a second CA that nobody trusts |
@@ -34,6 +35,7 @@ mod ports;
 mod process;
 mod proxy;
 mod server;
+pub mod session;
 mod wait;
 mod zookeeper;
 

@@ -5,21 +5,11 @@ use std::time::Duration;
 
 use integration::{Action, Cut, Direction, Etcd, Mode, PATIENCE, Proxy, When, eventually};
 use lock_core::Error;
-use lock_core::backend::{Dequeued, Enqueued, Session};
+use lock_core::backend::{Dequeued, Session};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
-use crate::{Attempt, NAMESPACE, enqueue, keys, lease, open, open_over_two, placed, queue, try_open};
-
-fn start(session: &Arc<dyn Session>, attempt: &Arc<Attempt>) -> JoinHandle<lock_core::Result<Enqueued>> {
-    let (session, attempt) = (session.clone(), attempt.clone());
-    tokio::spawn(async move { attempt.enqueue(&session).await })
-}
-
-async fn lost(enqueuing: JoinHandle<lock_core::Result<Enqueued>>) {
-    let answer = enqueuing.await.unwrap();
-    assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
-}
+use crate::{Attempt, NAMESPACE, enqueue, keys, lease, lost, open, open_over_two, placed, queue, try_open};
 
 /// Applied, and the answer lost, by an end of file, by a reset and by silence.
 #[tokio::test]
@@ -33,7 +23,7 @@ async fn an_entry_whose_answer_was_lost_is_found_in_its_place() {
         let attempt = Arc::new(Attempt::new(&queue));
         let request = When::Contains(attempt.id.clone().into_bytes());
         let sent = proxy.after(Direction::ToServer, request, Action::Set(Direction::ToClient, Mode::Hold));
-        let enqueuing = start(&session, &attempt);
+        let enqueuing = attempt.start(&session);
         sent.fired().await.unwrap();
         let applied = || async { (keys(&other, &queue).await.len() == 2).then_some(()) };
         eventually("the entry to be there", PATIENCE, applied).await.unwrap();
@@ -76,7 +66,7 @@ async fn arrive_late(etcd: &Etcd, settle: bool) -> Late {
     let attempt = Arc::new(Attempt::new(&queue));
     let request = When::Contains(attempt.id.clone().into_bytes());
     let stuck = proxy.before(Direction::ToServer, request, Action::Set(Direction::ToServer, Mode::Hold));
-    let enqueuing = start(&session, &attempt);
+    let enqueuing = attempt.start(&session);
     stuck.fired().await.unwrap();
     lost(enqueuing).await;
     if settle {
@@ -154,9 +144,8 @@ async fn a_removal_can_be_repeated() {
     assert_eq!(keys(&session, &queue).await, [other.entry.key]);
 }
 
-/// The answer to the grant of the lease is lost; the lease is not.
-#[tokio::test]
-async fn a_lost_grant_leaks_no_lease() {
+/// A session that is being opened; its lease is granted, and nothing is answered.
+async fn opening_without_answers() -> (Etcd, Proxy, JoinHandle<lock_core::Result<Arc<dyn Session>>>) {
     let etcd = Etcd::single().await.unwrap();
     let proxy = Proxy::start(etcd.addr(0)).await.unwrap();
     proxy.set(Direction::ToClient, Mode::Hold);
@@ -164,6 +153,13 @@ async fn a_lost_grant_leaks_no_lease() {
     let opening = tokio::spawn(async move { try_open(&url).await });
     let granted = || async { (!etcd.lease_list().await.ok()?.is_empty()).then_some(()) };
     eventually("a lease", PATIENCE, granted).await.unwrap();
+    (etcd, proxy, opening)
+}
+
+/// The answer to the grant of the lease is lost; the lease is not.
+#[tokio::test]
+async fn a_lost_grant_leaks_no_lease() {
+    let (etcd, proxy, opening) = opening_without_answers().await;
     proxy.cut(Cut::Rst).await.unwrap();
     proxy.heal().await.unwrap();
     let session = opening.await.unwrap().unwrap();
@@ -176,13 +172,7 @@ async fn a_lost_grant_leaks_no_lease() {
 /// Opening that is given up takes its lease back.
 #[tokio::test]
 async fn an_opening_that_is_dropped_leaves_no_lease() {
-    let etcd = Etcd::single().await.unwrap();
-    let proxy = Proxy::start(etcd.addr(0)).await.unwrap();
-    proxy.set(Direction::ToClient, Mode::Hold);
-    let url = format!("etcd://{}/{NAMESPACE}?ttl=60s&connect_timeout=20s", proxy.endpoint());
-    let opening = tokio::spawn(async move { try_open(&url).await });
-    let granted = || async { (!etcd.lease_list().await.ok()?.is_empty()).then_some(()) };
-    eventually("a lease", PATIENCE, granted).await.unwrap();
+    let (etcd, proxy, opening) = opening_without_answers().await;
     proxy.heal().await.unwrap();
     opening.abort();
     let gone = || async { etcd.lease_list().await.ok()?.is_empty().then_some(()) };

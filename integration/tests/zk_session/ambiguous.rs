@@ -5,21 +5,9 @@ use std::time::Duration;
 
 use integration::{Action, Cut, Direction, Mode, PATIENCE, Proxy, When, ZooKeeper, ZooKeeperOptions, eventually};
 use lock_core::Error;
-use lock_core::backend::{Enqueued, Session};
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::{Attempt, enqueue, keys, open, open_with, placed, queue};
-
-fn start(session: &Arc<dyn Session>, attempt: &Arc<Attempt>) -> JoinHandle<lock_core::Result<Enqueued>> {
-    let (session, attempt) = (session.clone(), attempt.clone());
-    tokio::spawn(async move { attempt.enqueue(&session).await })
-}
-
-async fn lost(enqueuing: JoinHandle<lock_core::Result<Enqueued>>) {
-    let answer = enqueuing.await.unwrap();
-    assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
-}
+use crate::{Attempt, enqueue, keys, lost, open, open_with, placed, prefix, queue};
 
 /// Applied, and the answer lost, by an end of file, by a reset and by silence.
 #[tokio::test]
@@ -33,9 +21,9 @@ async fn an_entry_whose_answer_was_lost_is_found_in_its_place() {
         let first = enqueue(&other, &queue).await;
 
         let attempt = Arc::new(Attempt::new(&queue));
-        let request = When::Contains(attempt.prefix().into_bytes());
+        let request = When::Contains(prefix(&attempt).into_bytes());
         let sent = proxy.after(Direction::ToServer, request, Action::Set(Direction::ToClient, Mode::Hold));
-        let enqueuing = start(&session, &attempt);
+        let enqueuing = attempt.start(&session);
         sent.fired().await.unwrap();
         // The answers to the create and to the list.
         proxy.wait_for_held(Direction::ToClient, 100).await.unwrap();
@@ -81,9 +69,9 @@ async fn delayed_create(nodes: usize) {
         let (old, new) = (&proxies[used], &proxies[1 - used]);
 
         let attempt = Arc::new(Attempt::new(&queue));
-        let request = When::Contains(attempt.prefix().into_bytes());
+        let request = When::Contains(prefix(&attempt).into_bytes());
         let held = old.before(Direction::ToServer, request, Action::Set(Direction::ToServer, Mode::Hold));
-        let enqueuing = start(&session, &attempt);
+        let enqueuing = attempt.start(&session);
         held.fired().await.unwrap();
         lost(enqueuing).await;
         assert!(attempt.adopt(&session).await.is_none());
@@ -134,7 +122,7 @@ async fn a_create_that_a_frozen_server_has_not_read_yet_is_fenced() {
         }
         let attempt = Arc::new(Attempt::new(&queue));
         zookeeper.pause(frozen).unwrap();
-        lost(start(&session, &attempt)).await;
+        lost(attempt.start(&session)).await;
         let adopted = attempt.adopt(&session).await;
         zookeeper.resume(frozen).unwrap();
         let mine = match adopted {
@@ -180,7 +168,7 @@ async fn a_create_that_waits_for_a_connection_comes_before_the_search_for_it() {
         eventually("requests to wait", PATIENCE, waits).await.unwrap();
 
         let attempt = Arc::new(Attempt::new(&queue));
-        lost(start(&session, &attempt)).await;
+        lost(attempt.start(&session)).await;
         let mine = if early {
             // The search waits in the client as well, behind the create.
             let (adopted, healed) = tokio::join!(attempt.adopt(&session), async {

@@ -44,7 +44,7 @@ async fn a_try_leaves_nothing_behind_a_holder_and_an_entry_in_a_free_queue() {
     let zookeeper = ZooKeeper::single().await.unwrap();
     let session = open(&zookeeper.endpoint(0)).await;
     let queue = queue();
-    let attempt = || Attempt { try_only: true, ..Attempt::new(&queue) };
+    let attempt = || Attempt::try_only(&queue);
     let holder = placed(attempt().enqueue(&session).await);
     for _ in 0..20 {
         assert!(matches!(attempt().enqueue(&session).await, Ok(Enqueued::Busy)));
@@ -114,7 +114,7 @@ async fn nodes_of_other_clients_count_exactly_when_those_count_them() {
     let mine = enqueue(&session, &queue).await;
     assert_eq!(mine.ahead.unwrap().nearest, from_ref(&first.entry));
     assert_eq!(ahead(&session, &mine.entry, 8).await.unwrap().nearest, [first.entry]);
-    let try_only = Attempt { try_only: true, ..Attempt::new(&queue) };
+    let try_only = Attempt::try_only(&queue);
     assert!(matches!(try_only.enqueue(&session).await, Ok(Enqueued::Busy)));
 }
 

@@ -1,0 +1,136 @@
+//! A backend's session as tests drive it, below the client.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lock_core::backend::{Ahead, Dequeued, Enqueue, Enqueued, Entry, Placed, Removal, Session, Watched};
+use lock_core::{Error, Name};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::PATIENCE;
+
+/// One attempt to enter a queue.
+#[derive(Debug)]
+pub struct Attempt {
+    queue: Name,
+    /// Also what goes over the wire, in the entry's key.
+    pub id: String,
+    try_only: bool,
+}
+
+impl Attempt {
+    /// An attempt that waits its turn.
+    pub fn new(queue: &Name) -> Self {
+        Self { queue: queue.clone(), id: format!("{:032x}", fastrand::u128(..)), try_only: false }
+    }
+
+    /// An attempt that enters a free queue only.
+    pub fn try_only(queue: &Name) -> Self {
+        Self { try_only: true, ..Self::new(queue) }
+    }
+
+    /// The request that this attempt makes.
+    pub fn request(&self) -> Enqueue<'_> {
+        Enqueue { queue: &self.queue, id: &self.id, value: b"value", only_if_free: self.try_only }
+    }
+
+    /// Asks once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::enqueue`].
+    pub async fn enqueue(&self, session: &Arc<dyn Session>) -> lock_core::Result<Enqueued> {
+        session.enqueue(&self.request()).await
+    }
+
+    /// Asks once, in a task.
+    pub fn start(self: &Arc<Self>, session: &Arc<dyn Session>) -> JoinHandle<lock_core::Result<Enqueued>> {
+        let (session, attempt) = (session.clone(), self.clone());
+        tokio::spawn(async move { attempt.enqueue(&session).await })
+    }
+
+    /// Settles a request whose answer was lost.
+    pub async fn adopt(&self, session: &Arc<dyn Session>) -> Option<Placed> {
+        let request = self.request();
+        retried("adopt", || session.adopt(&request)).await
+    }
+
+    /// Enters the queue as the client does, whatever is lost on the way.
+    pub async fn enter(&self, session: &Arc<dyn Session>) -> Placed {
+        loop {
+            match self.enqueue(session).await {
+                Err(Error::Unavailable { .. }) => {}
+                answer => return placed(answer),
+            }
+            if let Some(placed) = self.adopt(session).await {
+                return placed;
+            }
+        }
+    }
+}
+
+/// A queue that no other test uses.
+pub fn queue() -> Name {
+    Name::new(format!("q{:016x}", fastrand::u64(..))).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Enters a queue with one request, which must be answered.
+pub async fn enqueue(session: &Arc<dyn Session>, queue: &Name) -> Placed {
+    placed(Attempt::new(queue).enqueue(session).await)
+}
+
+/// The place that an answer must have given.
+pub fn placed(answer: lock_core::Result<Enqueued>) -> Placed {
+    match answer {
+        Ok(Enqueued::Placed(placed)) => placed,
+        other => panic!("not placed: {other:?}"),
+    }
+}
+
+/// Waits for a request whose answer must be lost.
+pub async fn lost(enqueuing: JoinHandle<lock_core::Result<Enqueued>>) {
+    let answer = enqueuing.await.unwrap_or_else(|error| panic!("{error}"));
+    assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
+}
+
+/// Asks until the answer is definite, as the client does.
+pub async fn retried<T, F>(what: &str, ask: impl Fn() -> F + Send) -> T
+where
+    F: Future<Output = lock_core::Result<T>> + Send,
+    T: Send,
+{
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(Error::Unavailable { .. }) if Instant::now() < deadline => sleep(Duration::from_millis(20)).await,
+            Err(error) => panic!("{what}: {error} ({error:?})"),
+        }
+    }
+}
+
+/// What is ahead of an entry.
+pub async fn ahead(session: &Arc<dyn Session>, mine: &Entry, limit: usize) -> Option<Ahead> {
+    retried("ahead", || session.ahead(mine, limit)).await
+}
+
+/// Watches an entry, which must be there.
+pub async fn watch(session: &Arc<dyn Session>, entry: &Entry) -> Removal {
+    match retried("watch", || session.watch(entry)).await {
+        Watched::Present(removal) => removal,
+        Watched::Gone => panic!("{entry:?} is gone"),
+    }
+}
+
+/// Removes an entry.
+pub async fn dequeue(session: &Arc<dyn Session>, entry: &Entry) -> Dequeued {
+    retried("dequeue", || session.dequeue(entry)).await
+}
+
+/// The keys of a queue's entries, in order.
+pub async fn keys(session: &Arc<dyn Session>, queue: &Name) -> Vec<String> {
+    let entries = retried("entries", || session.entries(queue)).await;
+    entries.into_iter().map(|entry| entry.entry.key).collect()
+}
