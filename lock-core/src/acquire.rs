@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::unconstrained;
 use tokio::time::timeout;
 
-use crate::backend::{Enqueue, Enqueued, Entry, Placed, Removal, Removed, Watched};
+use crate::backend::{Change, Enqueue, Enqueued, Entry, Kind, Placed, Watch, Watched};
 use crate::client::Client;
 use crate::clock::Instant;
 use crate::error::{Error, Loss, Result};
@@ -173,6 +173,7 @@ impl Attempt {
     async fn enter(&self, live: &Live) -> Result<Enqueued> {
         let request = Enqueue {
             queue: &self.lock,
+            kind: Kind::Exclusive,
             id: &self.id,
             value: &self.value,
             only_if_free: self.patience == Patience::Try,
@@ -230,7 +231,7 @@ impl Attempt {
                 Decision::Wait { .. } if self.patience == Patience::Try => return Ok(Turn::Busy),
                 // A wake-up is a hint and the queue decides, except that nothing can join ahead of a last predecessor.
                 Decision::Wait { on, last } => {
-                    if self.wait_for_removal(live, mine, &mut own, on).await? == Removed::Gone && last {
+                    if self.wait_for_removal(live, mine, &mut own, on).await? == Change::Removed && last {
                         break;
                     }
                 }
@@ -243,13 +244,7 @@ impl Attempt {
     /// Waits until the predecessor `on` may have left, watching the own entry too.
     ///
     /// `Gone` means that `on` was removed while `mine` existed: both are watched, and removals come in the store's order.
-    async fn wait_for_removal(
-        &self,
-        live: &Live,
-        mine: &Entry,
-        own: &mut Option<Removal>,
-        on: &Entry,
-    ) -> Result<Removed> {
+    async fn wait_for_removal(&self, live: &Live, mine: &Entry, own: &mut Option<Watch>, on: &Entry) -> Result<Change> {
         loop {
             let unwatched = own.is_none();
             let (own_watch, predecessor) = tokio::try_join!(
@@ -262,7 +257,7 @@ impl Attempt {
                 Some(Watched::Gone) => return Err(self.entry_removed()),
             }
             let (Watched::Present(mut predecessor), Some(own_removal)) = (predecessor, own.as_mut()) else {
-                return Ok(Removed::Unknown);
+                return Ok(Change::Unknown);
             };
             live.counters.waits.add_one();
             tokio::select! {
@@ -271,17 +266,17 @@ impl Attempt {
                 first = first_removed(own_removal, &mut predecessor) => {
                     if let First::Own(removed) = first {
                         *own = None;
-                        if removed == Removed::Gone {
+                        if removed == Change::Removed {
                             return Err(self.entry_removed());
                         }
                     }
-                    if first == First::Predecessor(Removed::Gone) {
+                    if first == First::Predecessor(Change::Removed) {
                         live.counters.wakeups.add_one();
-                        return Ok(Removed::Gone);
+                        return Ok(Change::Removed);
                     }
                     // The connection may be gone, and with it the watches of all who wait here: not all at once.
                     Backoff::default().wait(&live.health).await;
-                    return Ok(Removed::Unknown);
+                    return Ok(Change::Unknown);
                 }
                 () = recheck() => *own = None,
             }
@@ -297,7 +292,7 @@ impl Attempt {
 enum Turn {
     Granted {
         /// The watch on the own entry, if there was cause to open one.
-        own: Option<Removal>,
+        own: Option<Watch>,
     },
     Busy,
 }
@@ -305,13 +300,13 @@ enum Turn {
 /// Which of two watches ended first.
 #[derive(Debug, PartialEq, Eq)]
 enum First {
-    Own(Removed),
-    Predecessor(Removed),
+    Own(Change),
+    Predecessor(Change),
 }
 
 /// Waits for one of two removals. The predecessor is asked before the own entry, and the own entry counts before it:
 /// another thread may tell of both in the middle, the own entry's removal first.
-async fn first_removed(own: &mut Removal, predecessor: &mut Removal) -> First {
+async fn first_removed(own: &mut Watch, predecessor: &mut Watch) -> First {
     let first = poll_fn(|cx| {
         let predecessor = predecessor.as_mut().poll(cx);
         match (own.as_mut().poll(cx), predecessor) {
@@ -341,17 +336,17 @@ mod tests {
     async fn an_own_removal_told_between_two_looks_comes_first() {
         let told = Arc::new(AtomicBool::new(false));
         let of_own = told.clone();
-        let mut own: Removal =
+        let mut own: Watch =
             Box::pin(poll_fn(
                 move |_| {
-                    if of_own.load(Ordering::SeqCst) { Poll::Ready(Removed::Gone) } else { Poll::Pending }
+                    if of_own.load(Ordering::SeqCst) { Poll::Ready(Change::Removed) } else { Poll::Pending }
                 },
             ));
         // While this one is asked, another thread tells of both.
-        let mut predecessor: Removal = Box::pin(poll_fn(move |_| {
+        let mut predecessor: Watch = Box::pin(poll_fn(move |_| {
             told.store(true, Ordering::SeqCst);
-            Poll::Ready(Removed::Gone)
+            Poll::Ready(Change::Removed)
         }));
-        assert_eq!(first_removed(&mut own, &mut predecessor).await, First::Own(Removed::Gone));
+        assert_eq!(first_removed(&mut own, &mut predecessor).await, First::Own(Change::Removed));
     }
 }

@@ -16,6 +16,7 @@
 //! * **Foreign entries are input.** What other clients wrote into a queue is parsed, never trusted: no panic. An entry that
 //!   those clients would count as a contender counts here; all else is ignored.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -30,7 +31,8 @@ use crate::name::Name;
 /// Opens sessions on one store. One value of this per deployment; it is cheap to keep and holds no connection.
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
-    /// Opens a session that owns nothing yet. `owner` is the encoded owner metadata, for people who look at the store.
+    /// Opens a session that owns nothing yet. `owner` is the encoded owner metadata, kept where
+    /// [`Session::owner`] finds it.
     ///
     /// # Contract
     /// Bounded by the backend's connect timeout. Leaves nothing behind when it fails. Need not prove the session's life:
@@ -45,7 +47,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 ///
 /// When it ends, the store removes all its entries. The methods follow the [rules for every method](self).
 #[async_trait]
-pub trait Session: fmt::Debug + Send + Sync + 'static {
+pub trait Session: Any + fmt::Debug + Send + Sync {
     /// The session's id as the store's own tools show it.
     fn id(&self) -> String;
 
@@ -89,23 +91,66 @@ pub trait Session: fmt::Debug + Send + Sync + 'static {
     /// Never misses an entry that was enqueued before `mine` and still lives. May still show one that was removed a moment ago.
     async fn ahead(&self, mine: &Entry, limit: usize) -> Result<Option<Ahead>>;
 
-    /// Watches one entry, anybody's, for its removal.
+    /// Watches one entry, anybody's, or a [record](Self::record), for its next change.
     ///
     /// # Contract
-    /// `Present` means: the entry existed at some moment **after** the watch was in force, so no removal is missed.
-    /// Dropping the future ends the watch. Removals of entries watched by one session are reported in the order in which
-    /// the store applied them.
+    /// `Present` means: the entry existed at some moment **after** the watch was in force, so no removal is missed. A change
+    /// of its value is missed only if it came before this call returned. A record is always present. Dropping the
+    /// future ends the watch. Removals of entries watched by one session are reported in the order in which the store
+    /// applied them.
     async fn watch(&self, entry: &Entry) -> Result<Watched>;
 
-    /// Removes an entry of this session.
+    /// Watches a queue, which need not exist yet: the future resolves when an entry may have joined or left it, or
+    /// the watch can no longer tell.
+    ///
+    /// # Contract
+    /// Nothing that happens after this call has returned is missed. It may resolve for no reason, but not again and
+    /// again while nothing happens.
+    async fn watch_queue(&self, queue: &Name) -> Result<Stir>;
+
+    /// Removes an entry, this session's or, at an operator's request, another's.
     ///
     /// # Contract
     /// Conditional on this very incarnation: it never touches an entry created later, whatever its key. Idempotent, so that
     /// the caller can repeat it until the answer is definite.
-    async fn dequeue(&self, mine: &Entry) -> Result<Dequeued>;
+    async fn dequeue(&self, entry: &Entry) -> Result<Dequeued>;
 
-    /// Every live entry of a queue in order, the holder's first, for people and tests.
-    async fn entries(&self, queue: &Name) -> Result<Vec<QueueEntry>>;
+    /// The first live entries of a queue in order, the holder's first, at most `limit` of them.
+    ///
+    /// # Contract
+    /// Sees everything that was done to the queue before this call began, by any client.
+    async fn entries(&self, queue: &Name, limit: usize) -> Result<Vec<QueueEntry>>;
+
+    /// Where the record of a queue is kept: a value of at most 64 KiB that belongs to no session, such as a semaphore's
+    /// limit. To be given to [`read`](Self::read), [`write`](Self::write) and [`watch`](Self::watch). Makes no request.
+    fn record(&self, queue: &Name) -> Entry;
+
+    /// The value of an entry or a record, and its version; `None` when the entry is gone. A record that nobody wrote is empty
+    /// and has version 0.
+    ///
+    /// # Contract
+    /// Sees everything that was written before this call began, by any client.
+    async fn read(&self, entry: &Entry) -> Result<Option<Content>>;
+
+    /// Replaces the value of an entry, anybody's, or of a record, if its version is still `version`.
+    ///
+    /// # Contract
+    /// Atomic. An entry keeps its place, its kind and its owner: it ends with its session. Writing an empty record leaves it
+    /// as if nobody had written it, but no version ever comes back, so that a late request cannot undo another's.
+    async fn write(&self, entry: &Entry, version: u64, value: &[u8]) -> Result<Written>;
+
+    /// Turns an entry of this session from [`Kind::Write`] into [`Kind::Read`] in its place, in one step of the store;
+    /// returns the entry as it is called then, with the same token, or `None` when it is gone. Watches on it resolve, with
+    /// [`Change::Updated`] or [`Change::Removed`].
+    ///
+    /// # Contract
+    /// Idempotent, so that the caller can repeat it until the answer is definite: an entry that was turned already is
+    /// found again.
+    async fn downgrade(&self, mine: &Entry) -> Result<Option<Entry>>;
+
+    /// The owner metadata that a live session of this library was [opened](Backend::open) with, by its
+    /// [id](QueueEntry::session); `None` for a session that is over or another client's.
+    async fn owner(&self, session: &str) -> Result<Option<Vec<u8>>>;
 
     /// Ends the session in the store, which removes all its entries. Best effort: the ttl does it otherwise.
     async fn close(&self) -> Result<()>;
@@ -116,16 +161,91 @@ pub trait Session: fmt::Debug + Send + Sync + 'static {
 pub struct Enqueue<'a> {
     /// The queue.
     pub queue: &'a Name,
+    /// What the entry asks for. Stored so that [`ahead`](Session::ahead) tells it.
+    pub kind: Kind,
     /// Distinguishes this attempt from every other one of any client: 32 lower-case hex digits, fresh for each acquire
     /// and the same for all its retries.
     pub id: &'a str,
-    /// Owner metadata, stored as the entry's value. At most 4 KiB.
+    /// The entry's first value: owner metadata, or what a candidate shows. At most 4 KiB.
     pub value: &'a [u8],
-    /// Leave an entry only if nobody is ahead (`try_lock`).
+    /// Leave an entry only if nobody at all is ahead (`try_lock` of a mutex).
     pub only_if_free: bool,
 }
 
-/// One incarnation of an entry. Only its backend reads the fields.
+/// What an entry asks for: the part of a recipe that the others in the queue have to know.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A mutex.
+    Exclusive,
+    /// An entry of another client in a layout that does not tell: a mutex's, or a candidate's.
+    Unmarked,
+    /// A read-write lock, for reading.
+    Read,
+    /// A read-write lock, for writing.
+    Write,
+    /// This many permits of a semaphore, at least one.
+    Permits(u32),
+    /// Leadership.
+    Candidate,
+    /// Being in a group.
+    Member,
+    /// Being at a double barrier.
+    Party,
+    /// A notification of a condition variable.
+    Sleeper,
+}
+
+impl Kind {
+    /// The kind as a word for keys and node names, of lower-case letters and digits; `None` for an unmarked one.
+    pub fn tag(self) -> Option<String> {
+        Some(match self {
+            Self::Unmarked => return None,
+            Self::Exclusive => "lock".to_owned(),
+            Self::Read => "read".to_owned(),
+            Self::Write => "write".to_owned(),
+            Self::Permits(permits) => format!("permits{permits}"),
+            Self::Candidate => "candidate".to_owned(),
+            Self::Member => "member".to_owned(),
+            Self::Party => "party".to_owned(),
+            Self::Sleeper => "sleeper".to_owned(),
+        })
+    }
+
+    /// The kind that has this [tag](Self::tag).
+    pub fn from_tag(tag: &str) -> Option<Self> {
+        Some(match tag {
+            "lock" => Self::Exclusive,
+            "read" => Self::Read,
+            "write" => Self::Write,
+            "candidate" => Self::Candidate,
+            "member" => Self::Member,
+            "party" => Self::Party,
+            "sleeper" => Self::Sleeper,
+            _ => {
+                let digits = tag.strip_prefix("permits")?;
+                let canonical = digits.starts_with(|first: char| matches!(first, '1'..='9'));
+                Self::Permits(digits.parse().ok().filter(|_| canonical)?)
+            }
+        })
+    }
+
+    /// The recipe that uses it, as people call it.
+    pub fn recipe(self) -> &'static str {
+        match self {
+            Self::Exclusive => "mutex",
+            Self::Unmarked => "mutex or election of another client",
+            Self::Read | Self::Write => "read-write lock",
+            Self::Permits(_) => "semaphore",
+            Self::Candidate => "election",
+            Self::Member => "group",
+            Self::Party => "double barrier",
+            Self::Sleeper => "condition variable",
+        }
+    }
+}
+
+/// One incarnation of an entry, or a record. Only its backend reads the fields.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The entry's key or path in the store.
@@ -159,15 +279,24 @@ pub struct Placed {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ahead {
     /// Nearest first.
-    pub nearest: Vec<Entry>,
+    pub nearest: Vec<Standing>,
     /// Whether there are others, farther ahead, that [`nearest`](Self::nearest) leaves out.
     pub more: bool,
 }
 
+/// A live entry and what it asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Standing {
+    /// The entry.
+    pub entry: Entry,
+    /// What it asks for now.
+    pub kind: Kind,
+}
+
 /// The answer to [`Session::watch`].
 pub enum Watched {
-    /// The entry exists; the future resolves when that may have changed.
-    Present(Removal),
+    /// The entry exists; the future resolves when that, or its value, may have changed.
+    Present(Watch),
     /// The entry is gone.
     Gone,
 }
@@ -181,16 +310,39 @@ impl fmt::Debug for Watched {
     }
 }
 
-/// Resolves when a watched entry is gone, or when the watch can no longer tell.
-pub type Removal = Pin<Box<dyn Future<Output = Removed> + Send>>;
+/// Resolves with the next change of a watched entry, or when the watch can no longer tell.
+pub type Watch = Pin<Box<dyn Future<Output = Change> + Send>>;
+
+/// Resolves when a watched queue may have changed.
+pub type Stir = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How a watch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removed {
+pub enum Change {
     /// The store said that this incarnation was removed. A fact, on which a grant may rest.
-    Gone,
+    Removed,
+    /// Its value was written.
+    Updated,
     /// The watch ended without saying so (connection lost, compaction, …): look again.
     Unknown,
+}
+
+/// The value of an entry or a record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// The value.
+    pub value: Vec<u8>,
+    /// Changes with every write.
+    pub version: u64,
+}
+
+/// The answer to [`Session::write`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// The value was replaced.
+    Done,
+    /// Nothing was written: the version is another one, or the entry is gone.
+    Conflict,
 }
 
 /// The answer to [`Session::dequeue`].
@@ -207,11 +359,14 @@ pub enum Dequeued {
 pub struct QueueEntry {
     /// The entry.
     pub entry: Entry,
+    /// What it asks for.
+    pub kind: Kind,
     /// The session that owns it, as the store's own tools show it.
     pub session: String,
     /// The fencing token that its holder has or will have; `None` where a listing does not tell.
     pub token: Option<u64>,
-    /// Its value: [owner metadata](crate::owner::Owner) when a client of this library wrote it.
+    /// Its value: [owner metadata](crate::owner::Owner) when a client of this library wrote it, for elections and groups
+    /// the value that the candidate or member shows.
     pub value: Vec<u8>,
 }
 

@@ -95,7 +95,7 @@ impl Client {
         let client = self.clone();
         self.on_runtime(async move {
             let live = client.live().await?;
-            live.retry(|| live.session.entries(&name)).await
+            live.retry(|| live.session.entries(&name, usize::MAX)).await
         })
         .await?
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
-use crate::backend::{Entry, Placed, Removal, Removed, Watched};
+use crate::backend::{Change, Entry, Placed, Watch, Watched};
 use crate::clock::{Instant, sleep_until};
 use crate::error::{Error, Loss, Result};
 use crate::health::Health;
@@ -58,7 +58,7 @@ pub enum Release {
 }
 
 impl Guard {
-    pub(crate) fn new(lock: Name, live: Arc<Live>, placed: Placed, watched: Option<Removal>) -> Self {
+    pub(crate) fn new(lock: Name, live: Arc<Live>, placed: Placed, watched: Option<Watch>) -> Self {
         live.counters.granted.add_one();
         let own = Arc::new(watch::Sender::new(None));
         let watcher = live.runtime.spawn(watch_own(live.clone(), placed.entry.clone(), watched, own.clone()));
@@ -235,7 +235,7 @@ impl Drop for Guard {
 }
 
 /// Watches the holder's own entry, so that an operator who removes it is noticed within a second.
-async fn watch_own(live: Arc<Live>, entry: Entry, watched: Option<Removal>, own: Arc<watch::Sender<Option<Loss>>>) {
+async fn watch_own(live: Arc<Live>, entry: Entry, watched: Option<Watch>, own: Arc<watch::Sender<Option<Loss>>>) {
     let mut watched = watched;
     if watched.is_none() {
         tokio::time::sleep(WATCH_OWN_AFTER).await;
@@ -258,11 +258,11 @@ async fn watch_own(live: Arc<Live>, entry: Entry, watched: Option<Removal>, own:
             Some(removal) => tokio::select! {
                 _ = live.health.lost() => return,
                 removed = removal => removed,
-                () = recheck() => Removed::Unknown,
+                () = recheck() => Change::Unknown,
             },
-            None => Removed::Gone,
+            None => Change::Removed,
         };
-        if removed == Removed::Gone {
+        if removed == Change::Removed {
             break;
         }
     }

@@ -1,6 +1,6 @@
 //! The decision of each recipe, as a pure function over what is ahead of an entry: no I/O, no clock.
 
-use crate::backend::{Ahead, Entry};
+use crate::backend::{Ahead, Entry, Standing};
 
 /// What an entry may do, given what is ahead of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +24,14 @@ pub(crate) const EXCLUSIVE_LIMIT: usize = 1;
 pub(crate) fn exclusive(ahead: &Ahead) -> Decision<'_> {
     match ahead.nearest.first() {
         None => Decision::Granted,
-        Some(on) => Decision::Wait { on, last: ahead.nearest.len() == 1 && !ahead.more },
+        Some(Standing { entry: on, .. }) => Decision::Wait { on, last: ahead.nearest.len() == 1 && !ahead.more },
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Kind;
 
     fn entry(n: u64) -> Entry {
         Entry { key: format!("e{n}"), incarnation: n }
@@ -38,7 +39,11 @@ mod tests {
 
     /// What a store answers for the entry at `position` of a queue with these members alive.
     fn ahead(alive: &[bool], position: usize, limit: usize) -> Ahead {
-        let all: Vec<_> = (0..position).rev().filter(|&i| alive[i]).map(|i| entry(i as u64)).collect();
+        let all: Vec<_> = (0..position)
+            .rev()
+            .filter(|&i| alive[i])
+            .map(|i| Standing { entry: entry(i as u64), kind: Kind::Exclusive })
+            .collect();
         Ahead { more: all.len() > limit, nearest: all.into_iter().take(limit).collect() }
     }
 

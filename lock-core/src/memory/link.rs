@@ -21,10 +21,20 @@ pub enum Op {
     Ahead,
     /// Opening a watch.
     Watch,
+    /// Opening a watch on a queue.
+    WatchQueue,
     /// Leaving a queue.
     Dequeue,
     /// Reading a queue.
     Entries,
+    /// Reading a value.
+    Read,
+    /// Writing a value.
+    Write,
+    /// Turning a write entry into a read one.
+    Downgrade,
+    /// Reading a session's owner.
+    Owner,
     /// Ending the session.
     Close,
 }

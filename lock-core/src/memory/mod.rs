@@ -79,7 +79,7 @@ impl Memory {
 
     /// The queue as it is, whatever the link does.
     pub fn entries(&self, queue: &Name) -> Vec<QueueEntry> {
-        self.store.lock().entries(queue)
+        self.store.lock().entries(queue, usize::MAX)
     }
 
     /// Removes an entry by its key, as an operator would. Returns whether there was one.
@@ -106,7 +106,7 @@ impl Default for Memory {
 
 #[async_trait]
 impl Backend for Memory {
-    async fn open(&self, _owner: &[u8]) -> Result<Arc<dyn Session>> {
-        MemorySession::open(self.store.clone(), self.link.clone(), self.ttl).await
+    async fn open(&self, owner: &[u8]) -> Result<Arc<dyn Session>> {
+        MemorySession::open(self.store.clone(), self.link.clone(), self.ttl, owner).await
     }
 }

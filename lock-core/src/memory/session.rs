@@ -8,9 +8,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::link::{Fault, Link, Op};
-use super::store::{Outcome, State, Store};
+use super::store::{Outcome, State, Store, record};
 use crate::backend::{
-    Ahead, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Removal, Removed, Session, Watched,
+    Ahead, Change, Content, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Stir, Watch, Watched,
+    Written,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -86,9 +87,10 @@ async fn request<T: Send + 'static>(
 }
 
 impl MemorySession {
-    pub(super) async fn open(store: Arc<Store>, link: Link, ttl: Duration) -> Result<Arc<dyn Session>> {
+    pub(super) async fn open(store: Arc<Store>, link: Link, ttl: Duration, owner: &[u8]) -> Result<Arc<dyn Session>> {
+        let owner = owner.to_vec();
         let opened = request(&store, &link, ttl / 3, (Op::Open, "open a session"), move |state, _| {
-            state.open_session(Instant::now() + ttl)
+            state.open_session(owner, Instant::now() + ttl)
         });
         let id = opened.await.map_err(|error| Error::Unreachable {
             endpoints: "the store in memory".into(),
@@ -105,6 +107,26 @@ impl MemorySession {
         apply: impl FnOnce(&mut State, Option<Fault>) -> T + Send + 'static,
     ) -> Result<T> {
         request(&self.store, &self.link, self.ttl / 3, op, apply).await
+    }
+
+    /// A watch that ends with what the store tells, or with the connection.
+    fn until_cut(&self, changed: oneshot::Receiver<Change>, fault: Option<Fault>) -> Watch {
+        let (link, cut) = (self.link.clone(), self.link.next_cut());
+        Box::pin(async move {
+            let told = async move {
+                let Ok(change) = changed.await else { return std::future::pending().await };
+                if fault == Some(Fault::LostEvent) {
+                    std::future::pending::<()>().await;
+                }
+                link.open().await;
+                change
+            };
+            tokio::select! {
+                biased;
+                change = told => change,
+                () = cut => Change::Unknown,
+            }
+        })
     }
 
     fn over(&self) -> Error {
@@ -153,10 +175,10 @@ impl Session for MemorySession {
         loop {
             let fence = self.store.lock().fence(&self.id);
             let (session, queue, id) = (self.id.clone(), request.queue.segment().to_owned(), request.id.to_owned());
-            let (value, only_if_free) = (request.value.to_vec(), request.only_if_free);
+            let (kind, value, only_if_free) = (request.kind, request.value.to_vec(), request.only_if_free);
             let answer = self.request((Op::Enqueue, "enter the queue"), move |state, fault| {
                 let only_if_free = only_if_free && fault != Some(Fault::StaleRead);
-                match state.enqueue(&session, fence, &queue, &id, &value, only_if_free) {
+                match state.enqueue(&session, fence, &queue, (&id, kind), &value, only_if_free) {
                     Outcome::Placed(order) => {
                         let ahead = state.entry(&queue, order).and_then(|entry| state.ahead(&entry, 1, false));
                         (Outcome::Placed(order), ahead)
@@ -196,33 +218,53 @@ impl Session for MemorySession {
         let entry = entry.clone();
         let watch =
             self.request((Op::Watch, "watch an entry"), move |state, fault| (state.watch(&entry), fault)).await?;
-        let (Some(removed), fault) = watch else { return Ok(Watched::Gone) };
-        let (link, cut) = (self.link.clone(), self.link.next_cut());
-        let removal: Removal = Box::pin(async move {
-            let removed = async move {
-                let told = removed.await.is_ok() && fault != Some(Fault::LostEvent);
-                if !told {
-                    std::future::pending::<()>().await;
-                }
-                link.open().await;
-            };
-            tokio::select! {
-                biased;
-                () = removed => Removed::Gone,
-                () = cut => Removed::Unknown,
-            }
-        });
-        Ok(Watched::Present(removal))
+        let (Some(changed), fault) = watch else { return Ok(Watched::Gone) };
+        Ok(Watched::Present(self.until_cut(changed, fault)))
     }
 
-    async fn dequeue(&self, mine: &Entry) -> Result<Dequeued> {
-        let mine = mine.clone();
-        self.request((Op::Dequeue, "leave the queue"), move |state, _| state.dequeue(&mine)).await
+    async fn watch_queue(&self, queue: &Name) -> Result<Stir> {
+        let queue = queue.segment().to_owned();
+        let watch =
+            self.request((Op::WatchQueue, "watch the queue"), move |state, fault| (state.watch_queue(&queue), fault));
+        let (changed, fault) = watch.await?;
+        let watch = self.until_cut(changed, fault);
+        Ok(Box::pin(async move {
+            watch.await;
+        }))
     }
 
-    async fn entries(&self, queue: &Name) -> Result<Vec<QueueEntry>> {
+    async fn dequeue(&self, entry: &Entry) -> Result<Dequeued> {
+        let entry = entry.clone();
+        self.request((Op::Dequeue, "leave the queue"), move |state, _| state.dequeue(&entry)).await
+    }
+
+    async fn entries(&self, queue: &Name, limit: usize) -> Result<Vec<QueueEntry>> {
         let queue = queue.clone();
-        self.request((Op::Entries, "list the queue"), move |state, _| state.entries(&queue)).await
+        self.request((Op::Entries, "list the queue"), move |state, _| state.entries(&queue, limit)).await
+    }
+
+    fn record(&self, queue: &Name) -> Entry {
+        record(queue)
+    }
+
+    async fn read(&self, entry: &Entry) -> Result<Option<Content>> {
+        let entry = entry.clone();
+        self.request((Op::Read, "read a value"), move |state, _| state.read(&entry)).await
+    }
+
+    async fn write(&self, entry: &Entry, version: u64, value: &[u8]) -> Result<Written> {
+        let (entry, value) = (entry.clone(), value.to_vec());
+        self.request((Op::Write, "write a value"), move |state, _| state.write(&entry, version, &value)).await
+    }
+
+    async fn downgrade(&self, mine: &Entry) -> Result<Option<Entry>> {
+        let mine = mine.clone();
+        self.request((Op::Downgrade, "downgrade an entry"), move |state, _| state.downgrade(&mine)).await
+    }
+
+    async fn owner(&self, session: &str) -> Result<Option<Vec<u8>>> {
+        let session = session.to_owned();
+        self.request((Op::Owner, "read a session's owner"), move |state, _| state.owner(&session)).await
     }
 
     async fn close(&self) -> Result<()> {

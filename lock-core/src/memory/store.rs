@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::backend::{Ahead, Dequeued, Entry, QueueEntry};
+use crate::backend::{Ahead, Change, Content, Dequeued, Entry, Kind, QueueEntry, Standing, Written};
 use crate::name::Name;
 
 #[derive(Debug, Default)]
@@ -26,7 +26,8 @@ pub(super) struct State {
     last_session: u64,
     queues: BTreeMap<String, BTreeMap<u64, Stored>>,
     sessions: HashMap<String, Life>,
-    watches: HashMap<u64, Vec<oneshot::Sender<()>>>,
+    records: HashMap<String, Content>,
+    watches: HashMap<String, Vec<oneshot::Sender<Change>>>,
     /// The entry removed last, for reads that lag behind.
     ghost: Option<(String, u64, Stored)>,
 }
@@ -35,11 +36,13 @@ pub(super) struct State {
 struct Stored {
     session: String,
     id: String,
-    value: Vec<u8>,
+    kind: Kind,
+    content: Content,
 }
 
 #[derive(Debug)]
 struct Life {
+    owner: Vec<u8>,
     expires: Instant,
     /// Requests sent under an older fence are refused for ever.
     fence: u64,
@@ -55,11 +58,15 @@ pub(super) enum Outcome {
 }
 
 impl State {
-    pub(super) fn open_session(&mut self, expires: Instant) -> String {
+    pub(super) fn open_session(&mut self, owner: Vec<u8>, expires: Instant) -> String {
         self.last_session += 1;
         let id = format!("s{}", self.last_session);
-        self.sessions.insert(id.clone(), Life { expires, fence: 0 });
+        self.sessions.insert(id.clone(), Life { owner, expires, fence: 0 });
         id
+    }
+
+    pub(super) fn owner(&self, session: &str) -> Option<Vec<u8>> {
+        self.sessions.get(session).map(|life| life.owner.clone())
     }
 
     pub(super) fn session_count(&self) -> usize {
@@ -102,7 +109,7 @@ impl State {
         session: &str,
         fence: u64,
         queue: &str,
-        id: &str,
+        (id, kind): (&str, Kind),
         value: &[u8],
         only_if_free: bool,
     ) -> Outcome {
@@ -116,8 +123,10 @@ impl State {
             return Outcome::Busy;
         }
         self.last_order += 1;
-        let stored = Stored { session: session.to_owned(), id: id.to_owned(), value: value.to_vec() };
+        let content = Content { value: value.to_vec(), version: 1 };
+        let stored = Stored { session: session.to_owned(), id: id.to_owned(), kind, content };
         entries.insert(self.last_order, stored);
+        self.tell(queue, Change::Updated);
         Outcome::Placed(self.last_order)
     }
 
@@ -135,27 +144,61 @@ impl State {
         let queue = queue_of(mine);
         let entries = self.queues.get(queue)?;
         entries.get(&mine.incarnation)?;
-        let mut before: BTreeMap<u64, Entry> =
-            entries.range(..mine.incarnation).map(|(o, e)| (*o, as_entry(queue, *o, e))).collect();
+        let mut before: BTreeMap<u64, Standing> =
+            entries.range(..mine.incarnation).map(|(o, e)| (*o, standing(queue, *o, e))).collect();
         if let Some((of, order, ghost)) = &self.ghost
             && stale
             && of == queue
             && *order < mine.incarnation
         {
-            before.insert(*order, as_entry(queue, *order, ghost));
+            before.insert(*order, standing(queue, *order, ghost));
         }
         let more = before.len() > limit;
         Some(Ahead { nearest: before.into_values().rev().take(limit).collect(), more })
     }
 
     /// Registers a watch; `None` when the entry is gone.
-    pub(super) fn watch(&mut self, entry: &Entry) -> Option<oneshot::Receiver<()>> {
-        self.queues.get(queue_of(entry))?.get(&entry.incarnation)?;
-        let (removed, watch) = oneshot::channel();
-        let watches = self.watches.entry(entry.incarnation).or_default();
-        watches.retain(|watch| !watch.is_closed());
-        watches.push(removed);
-        Some(watch)
+    pub(super) fn watch(&mut self, entry: &Entry) -> Option<oneshot::Receiver<Change>> {
+        if !is_record(&entry.key) {
+            self.stored(entry)?;
+        }
+        Some(self.register(&entry.key))
+    }
+
+    pub(super) fn watch_queue(&mut self, queue: &str) -> oneshot::Receiver<Change> {
+        self.register(queue)
+    }
+
+    pub(super) fn read(&self, entry: &Entry) -> Option<Content> {
+        if is_record(&entry.key) {
+            return Some(self.records.get(&entry.key).cloned().unwrap_or_default());
+        }
+        self.stored(entry).map(|stored| stored.content.clone())
+    }
+
+    pub(super) fn write(&mut self, entry: &Entry, version: u64, value: &[u8]) -> Written {
+        let content = if is_record(&entry.key) {
+            Some(self.records.entry(entry.key.clone()).or_default())
+        } else {
+            self.stored_mut(entry).map(|stored| &mut stored.content)
+        };
+        match content {
+            Some(content) if content.version == version => {
+                *content = Content { value: value.to_vec(), version: version + 1 };
+                self.tell(&entry.key, Change::Updated);
+                Written::Done
+            }
+            _ => Written::Conflict,
+        }
+    }
+
+    pub(super) fn downgrade(&mut self, entry: &Entry) -> Option<Entry> {
+        let stored = self.stored_mut(entry)?;
+        if stored.kind == Kind::Write {
+            stored.kind = Kind::Read;
+            self.tell(&entry.key, Change::Updated);
+        }
+        Some(entry.clone())
     }
 
     pub(super) fn dequeue(&mut self, entry: &Entry) -> Dequeued {
@@ -169,15 +212,24 @@ impl State {
         found.is_some_and(|entry| self.remove(queue, entry.incarnation))
     }
 
-    pub(super) fn entries(&self, queue: &Name) -> Vec<QueueEntry> {
+    pub(super) fn entries(&self, queue: &Name, limit: usize) -> Vec<QueueEntry> {
         let Some(entries) = self.queues.get(queue.segment()) else { return Vec::new() };
-        let entries = entries.iter().map(|(order, stored)| QueueEntry {
+        let entries = entries.iter().take(limit).map(|(order, stored)| QueueEntry {
             entry: as_entry(queue.segment(), *order, stored),
+            kind: stored.kind,
             session: stored.session.clone(),
             token: Some(*order),
-            value: stored.value.clone(),
+            value: stored.content.value.clone(),
         });
         entries.collect()
+    }
+
+    fn stored(&self, entry: &Entry) -> Option<&Stored> {
+        self.queues.get(queue_of(entry))?.get(&entry.incarnation)
+    }
+
+    fn stored_mut(&mut self, entry: &Entry) -> Option<&mut Stored> {
+        self.queues.get_mut(queue_of(entry))?.get_mut(&entry.incarnation)
     }
 
     fn remove(&mut self, queue: &str, order: u64) -> bool {
@@ -186,12 +238,38 @@ impl State {
         if entries.is_empty() {
             self.queues.remove(queue);
         }
+        let key = as_entry(queue, order, &stored).key;
         self.ghost = Some((queue.to_owned(), order, stored));
-        for watch in self.watches.remove(&order).unwrap_or_default() {
-            let _ = watch.send(());
-        }
+        self.tell(&key, Change::Removed);
+        self.tell(queue, Change::Updated);
         true
     }
+
+    /// Registers a watch on an entry, a record, or a queue by its name.
+    fn register(&mut self, key: &str) -> oneshot::Receiver<Change> {
+        let (changed, watch) = oneshot::channel();
+        let watches = self.watches.entry(key.to_owned()).or_default();
+        watches.retain(|watch| !watch.is_closed());
+        watches.push(changed);
+        watch
+    }
+
+    fn tell(&mut self, key: &str, change: Change) {
+        for watch in self.watches.remove(key).unwrap_or_default() {
+            let _ = watch.send(change);
+        }
+    }
+}
+
+/// Where the record of a queue is kept; names are escaped, so this is none.
+pub(super) fn record(queue: &Name) -> Entry {
+    Entry { key: format!("{RECORD}{}", queue.segment()), incarnation: 0 }
+}
+
+const RECORD: &str = "%record/";
+
+fn is_record(key: &str) -> bool {
+    key.starts_with(RECORD)
 }
 
 /// The first segment of a key. Names are escaped, so it holds no slash of its own.
@@ -201,4 +279,8 @@ fn queue_of(entry: &Entry) -> &str {
 
 fn as_entry(queue: &str, order: u64, stored: &Stored) -> Entry {
     Entry { key: format!("{queue}/{}-{}", stored.session, stored.id), incarnation: order }
+}
+
+fn standing(queue: &str, order: u64, stored: &Stored) -> Standing {
+    Standing { entry: as_entry(queue, order, stored), kind: stored.kind }
 }
