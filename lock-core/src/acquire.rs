@@ -4,23 +4,26 @@
 //! caller. The caller holds a receiver; when it is dropped, the task withdraws the entry.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::task::unconstrained;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use crate::backend::{Change, Enqueue, Enqueued, Entry, Kind, Placed, Watch, Watched};
+use crate::backend::{Change, Enqueue, Enqueued, Entry, Kind, Placed, Watch};
 use crate::client::Client;
 use crate::clock::Instant;
+use crate::decision::{Decision, Hint, Limits, Rule};
 use crate::error::{Error, Loss, Result};
 use crate::guard::Guard;
+use crate::lock_delay::LockDelay;
 use crate::name::Name;
-use crate::queue::{Decision, EXCLUSIVE_LIMIT, exclusive};
+use crate::record;
 use crate::session::{Backoff, Live, recheck};
+use crate::watching::{First, Set, Watching};
 
 /// How long a caller waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,37 +36,78 @@ pub(crate) enum Patience {
     Forever,
 }
 
+/// What somebody wants.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) queue: Name,
+    pub(crate) kind: Kind,
+    /// The entry's value.
+    pub(crate) value: Vec<u8>,
+    /// For a semaphore, the limit that the caller believes in.
+    pub(crate) limit: Option<u32>,
+    pub(crate) delay: Option<LockDelay>,
+}
+
+impl Request {
+    pub(crate) fn new(queue: &Name, kind: Kind, value: Vec<u8>) -> Self {
+        Self { queue: queue.clone(), kind, value, limit: None, delay: None }
+    }
+}
+
+/// An acquire under way. Dropping it withdraws.
+#[derive(Debug)]
+pub(crate) struct Acquiring {
+    answer: oneshot::Receiver<Result<Option<Guard>>>,
+    /// The entry, once there is one.
+    pub(crate) entry: watch::Receiver<Option<Entry>>,
+}
+
 type Reply = oneshot::Sender<Result<Option<Guard>>>;
 
-/// Acquires a lock. `None` when it was not free in time.
-pub(crate) async fn acquire(client: &Client, lock: &Name, value: Vec<u8>, patience: Patience) -> Result<Option<Guard>> {
-    let (reply, answer) = oneshot::channel();
-    let deadline = match patience {
-        Patience::For(after) => Some(client.clock().now() + after),
-        Patience::Try | Patience::Forever => None,
-    };
-    let attempt = Attempt {
-        client: client.clone(),
-        lock: lock.clone(),
-        id: format!("{:032x}", fastrand::u128(..)),
-        value,
-        patience,
-        deadline,
-        withdrawn: AtomicBool::new(false),
-    };
-    client.runtime().spawn(attempt.run(reply));
-    answer.await.unwrap_or_else(|_| {
-        Err(Error::Runtime { problem: "has been shut down; keep it alive as long as its locks".into() })
-    })
+impl Acquiring {
+    pub(crate) fn start(client: &Client, request: Request, patience: Patience) -> Self {
+        let (reply, answer) = oneshot::channel();
+        let (entered, entry) = watch::channel(None);
+        let deadline = match patience {
+            Patience::For(after) => Some(client.clock().now() + after),
+            Patience::Try | Patience::Forever => None,
+        };
+        let attempt = Attempt {
+            client: client.clone(),
+            request,
+            id: format!("{:032x}", fastrand::u128(..)),
+            patience,
+            deadline,
+            entered,
+            withdrawn: AtomicBool::new(false),
+        };
+        client.runtime().spawn(attempt.run(reply));
+        Self { answer, entry }
+    }
+
+    /// The guard; `None` when it was not to be had in time.
+    pub(crate) fn poll_guard(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Guard>>> {
+        Pin::new(&mut self.answer).poll(cx).map(|answer| {
+            answer.unwrap_or_else(|_| {
+                Err(Error::Runtime { problem: "has been shut down; keep it alive as long as its locks".into() })
+            })
+        })
+    }
+}
+
+/// Acquires something. `None` when it was not to be had in time.
+pub(crate) async fn acquire(client: &Client, request: Request, patience: Patience) -> Result<Option<Guard>> {
+    let mut acquiring = Acquiring::start(client, request, patience);
+    poll_fn(|cx| acquiring.poll_guard(cx)).await
 }
 
 struct Attempt {
     client: Client,
-    lock: Name,
+    request: Request,
     id: String,
-    value: Vec<u8>,
     patience: Patience,
     deadline: Option<Instant>,
+    entered: watch::Sender<Option<Entry>>,
     /// The caller is not interested any more: do not enter again.
     withdrawn: AtomicBool,
 }
@@ -105,10 +149,11 @@ impl Attempt {
                 Ok(Enqueued::Busy) => return answer(reply, Ok(None)),
                 // Lost before it was of any use, for example unnoticed while idle: no place is lost, so try the next one.
                 Err(Error::SessionOver { .. }) => tokio::time::sleep(Backoff::default().next()).await,
-                Err(error) => return answer(reply, Err(error.of_lock(&self.lock))),
+                Err(error) => return answer(reply, Err(error.of_lock(&self.request.queue))),
             }
         };
         live.counters.enqueued.add_one();
+        self.entered.send_replace(Some(placed.entry.clone()));
 
         let turn = tokio::select! {
             biased;
@@ -121,10 +166,20 @@ impl Attempt {
         };
         match turn {
             // When the caller is gone, the guard comes back and its drop releases the lock.
-            Ok(Turn::Granted { own }) => answer(reply, Ok(Some(Guard::new(self.lock, live, placed, own)))),
+            Ok(Turn::Granted { own, nudge }) => {
+                if nudge {
+                    live.clone().touch_later(placed.entry.clone());
+                }
+                answer(reply, Ok(Some(Guard::new(&self.request, live, placed, own))));
+            }
             Ok(Turn::Busy) => {
                 live.remove(&placed.entry).await;
                 answer(reply, Ok(None));
+            }
+            // Told when nothing of it is left.
+            Err(error) if error.is_misuse() => {
+                live.remove(&placed.entry).await;
+                answer(reply, Err(error));
             }
             Err(error) => {
                 if matches!(error, Error::EntryRemoved { .. }) {
@@ -133,9 +188,9 @@ impl Attempt {
                 let error = match error {
                     Error::SessionOver { .. } => {
                         let loss = live.health.check().err().unwrap_or(Loss::SessionEnded);
-                        Error::SessionLost { lock: self.lock.to_string(), loss }
+                        Error::SessionLost { lock: self.request.queue.to_string(), loss }
                     }
-                    error => error.of_lock(&self.lock),
+                    error => error.of_lock(&self.request.queue),
                 };
                 live.remove_later(placed.entry);
                 answer(reply, Err(error));
@@ -164,7 +219,7 @@ impl Attempt {
     /// Answers a caller whose deadline passed: the lock was not free in time, or it is not known (`doing` what).
     fn give_up(&self, reply: Reply, why: &Interruption, doing: Option<&'static str>) {
         if let (Interruption::DeadlinePassed, Patience::For(after)) = (why, self.patience) {
-            let timeout = |doing| Error::Timeout { lock: self.lock.to_string(), after, doing };
+            let timeout = |doing| Error::Timeout { lock: self.request.queue.to_string(), after, doing };
             answer(reply, doing.map_or(Ok(None), |doing| Err(timeout(doing))));
         }
     }
@@ -172,16 +227,19 @@ impl Attempt {
     /// Enters the queue once, whatever becomes of requests and replies on the way.
     async fn enter(&self, live: &Live) -> Result<Enqueued> {
         let request = Enqueue {
-            queue: &self.lock,
-            kind: Kind::Exclusive,
+            queue: &self.request.queue,
+            kind: self.request.kind,
             id: &self.id,
-            value: &self.value,
-            only_if_free: self.patience == Patience::Try,
+            value: &self.request.value,
+            only_if_free: self.patience == Patience::Try && excludes_all(self.request.kind),
         };
+        if self.patience == Patience::Try && !request.only_if_free && self.is_busy(live).await? {
+            return Ok(Enqueued::Busy);
+        }
         loop {
             match live.session.enqueue(&request).await {
                 Err(Error::Unavailable { request, source }) => {
-                    tracing::debug!(lock = %self.lock, %request, %source, "the answer was lost");
+                    tracing::debug!(lock = %self.request.queue, %request, %source, "the answer was lost");
                 }
                 definite => return definite.inspect_err(|error| live.note(error)),
             }
@@ -196,6 +254,19 @@ impl Attempt {
         }
     }
 
+    /// Whether one who is not ready to wait need not even enter, where the queue may be shared. An entry that joins only to
+    /// leave again could be in the way of others who are not ready to wait either.
+    async fn is_busy(&self, live: &Live) -> Result<bool> {
+        let rule = self.rule(live, Belief::Checked).await?;
+        let queue = live.retry(|| live.session.entries(&self.request.queue, usize::MAX)).await?;
+        let nearest = queue.into_iter().rev().map(|entry| entry.standing()).collect();
+        let ahead = crate::backend::Ahead { nearest, more: false };
+        match rule.decide(&ahead) {
+            Decision::OtherRecipe(found) => Err(self.other_recipe(found)),
+            decision => Ok(decision != Decision::Granted),
+        }
+    }
+
     /// Finds the entry of a request whose reply was lost. An entry that cannot be found for a whole ttl takes the session
     /// with it, because renewals would keep it for ever.
     async fn settle(&self, live: &Live, request: &Enqueue<'_>) -> Result<Option<Placed>> {
@@ -206,86 +277,150 @@ impl Attempt {
             Err(_) => live.over(),
         };
         if live.health.check().is_ok() {
-            tracing::error!(lock = %self.lock, %error, "a lost reply cannot be settled, ending the session");
+            tracing::error!(lock = %self.request.queue, %error, "a lost reply cannot be settled, ending the session");
             live.health.lose(Loss::Stuck);
         }
         Err(error)
     }
 
-    /// Waits until the entry is the first of its queue and the session is proven to live on for a while.
-    async fn wait_for_turn(&self, live: &Live, placed: &Placed) -> Result<Turn> {
+    /// The rule of this moment: for a semaphore, the limit is read from the store.
+    async fn rule(&self, live: &Live, belief: Belief) -> Result<Rule> {
+        let limits = match (self.request.limit, self.request.kind) {
+            (Some(believed), Kind::Permits(wanted)) => {
+                let stored = record::limits(live, &self.request.queue, believed).await?;
+                if belief == Belief::Checked && stored.now != believed {
+                    let name = self.request.queue.to_string();
+                    return Err(Error::LimitMismatch { name, asked: believed, stored: stored.now });
+                }
+                if wanted > stored.now {
+                    return Err(Error::too_many_permits(wanted, stored.now));
+                }
+                stored
+            }
+            _ => Limits::NONE,
+        };
+        Ok(Rule { kind: self.request.kind, limits })
+    }
+
+    /// Waits until the entry is granted what it asks for, and the session is proven to live on for a while.
+    async fn wait_for_turn(&self, live: &Arc<Live>, placed: &Placed) -> Result<Turn> {
         let mine = &placed.entry;
+        let record = live.session.record(&self.request.queue);
+        let mut rule = self.rule(live, Belief::Checked).await?;
+        let mut rule_is_fresh = true;
         let mut known = placed.ahead.clone();
-        let mut own = None;
-        loop {
+        let mut limit = rule.first_look();
+        let mut watching = Watching::default();
+        let mut waited = false;
+        let nudge = loop {
             let ahead = match known.take() {
                 Some(ahead) => ahead,
                 None => {
                     live.counters.looks.add_one();
-                    let ahead = live.retry(|| live.session.ahead(mine, EXCLUSIVE_LIMIT)).await?;
+                    let look = live.retry(|| live.session.ahead(mine, limit));
+                    let now = async { if rule_is_fresh { Ok(rule) } else { self.rule(live, Belief::Any).await } };
+                    let (now, ahead) = tokio::try_join!(now, look)?;
+                    (rule, rule_is_fresh) = (now, false);
                     ahead.ok_or_else(|| self.entry_removed())?
                 }
             };
-            match exclusive(&ahead) {
-                Decision::Granted => break,
-                Decision::Wait { .. } if self.patience == Patience::Try => return Ok(Turn::Busy),
-                // A wake-up is a hint and the queue decides, except that nothing can join ahead of a last predecessor.
-                Decision::Wait { on, last } => {
-                    if self.wait_for_removal(live, mine, &mut own, on).await? == Change::Removed && last {
-                        break;
-                    }
+            let (mut on, hint) = match rule.decide(&ahead) {
+                Decision::Granted => break waited && rule.leaves_room_behind(&ahead),
+                Decision::OtherRecipe(found) => return Err(self.other_recipe(found)),
+                Decision::LookFarther(farther) => {
+                    limit = farther;
+                    continue;
                 }
+                Decision::Wait { .. } if self.patience == Patience::Try => return Ok(Turn::Busy),
+                Decision::Wait { on, hint } => (on, hint),
+            };
+            if self.request.limit.is_some() {
+                on.push(&record);
             }
+            waited = true;
+            // A wake-up is a hint and the queue decides, except that nothing can join ahead of a last obstacle.
+            if self.wait_for_change(live, mine, &mut watching, &on, hint).await? && hint == Hint::Grant {
+                break false;
+            }
+        };
+        if let Some(delay) = &self.request.delay {
+            delay.wait(live, &self.request.queue, placed).await?;
         }
         live.proven().await.map_err(|_| live.over())?;
-        Ok(Turn::Granted { own })
+        Ok(Turn::Granted { own: watching.into_own(), nudge })
     }
 
-    /// Waits until the predecessor `on` may have left, watching the own entry too.
-    ///
-    /// `Gone` means that `on` was removed while `mine` existed: both are watched, and removals come in the store's order.
-    async fn wait_for_removal(&self, live: &Live, mine: &Entry, own: &mut Option<Watch>, on: &Entry) -> Result<Change> {
+    /// Waits until one of `on` may have changed, watching the own entry too. `true` when one was removed while the own
+    /// entry existed.
+    async fn wait_for_change(
+        &self,
+        live: &Arc<Live>,
+        mine: &Entry,
+        watching: &mut Watching,
+        on: &[&Entry],
+        hint: Hint,
+    ) -> Result<bool> {
         loop {
-            let unwatched = own.is_none();
-            let (own_watch, predecessor) = tokio::try_join!(
-                async { if unwatched { watch(live, mine).await.map(Some) } else { Ok(None) } },
-                watch(live, on)
-            )?;
-            match own_watch {
-                None => {}
-                Some(Watched::Present(removal)) => *own = Some(removal),
-                Some(Watched::Gone) => return Err(self.entry_removed()),
+            match watching.set(live, mine, on).await? {
+                Set::Opened if hint == Hint::LookTwice => return Ok(false),
+                Set::Kept | Set::Opened => {}
+                Set::Gone => return Ok(false),
+                Set::OwnGone => return Err(self.entry_removed()),
             }
-            let (Watched::Present(mut predecessor), Some(own_removal)) = (predecessor, own.as_mut()) else {
-                return Ok(Change::Unknown);
-            };
             live.counters.waits.add_one();
-            tokio::select! {
+            let first = tokio::select! {
                 biased;
                 _ = live.health.lost() => return Err(live.over()),
-                first = first_removed(own_removal, &mut predecessor) => {
-                    if let First::Own(removed) = first {
-                        *own = None;
-                        if removed == Change::Removed {
-                            return Err(self.entry_removed());
-                        }
-                    }
-                    if first == First::Predecessor(Change::Removed) {
-                        live.counters.wakeups.add_one();
-                        return Ok(Change::Removed);
-                    }
+                first = watching.first() => first,
+                () = recheck() => {
+                    watching.clear();
+                    continue;
+                }
+            };
+            match first {
+                First::Own(Change::Removed) => return Err(self.entry_removed()),
+                // Whoever wrote to a waiter's entry did not change its place.
+                First::Own(Change::Updated) => {}
+                First::Other(Change::Removed) => {
+                    live.counters.wakeups.add_one();
+                    return Ok(true);
+                }
+                First::Other(Change::Updated) => {
+                    live.counters.nudges.add_one();
+                    return Ok(false);
+                }
+                First::Own(Change::Unknown) | First::Other(Change::Unknown) => {
                     // The connection may be gone, and with it the watches of all who wait here: not all at once.
                     Backoff::default().wait(&live.health).await;
-                    return Ok(Change::Unknown);
+                    return Ok(false);
                 }
-                () = recheck() => *own = None,
             }
         }
     }
 
     fn entry_removed(&self) -> Error {
-        Error::EntryRemoved { lock: self.lock.to_string() }
+        Error::EntryRemoved { lock: self.request.queue.to_string() }
     }
+
+    fn other_recipe(&self, found: Kind) -> Error {
+        Error::OtherRecipe {
+            name: self.request.queue.to_string(),
+            wanted: self.request.kind.recipe(),
+            found: found.recipe(),
+        }
+    }
+}
+
+/// Whether an entry of this kind is in nobody's company when it is granted.
+fn excludes_all(kind: Kind) -> bool {
+    matches!(kind, Kind::Exclusive | Kind::Write | Kind::Candidate | Kind::Unmarked)
+}
+
+/// Whether the limit that the caller believes in must be the stored one. It may have been changed since the caller entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Belief {
+    Checked,
+    Any,
 }
 
 /// The outcome of waiting.
@@ -293,60 +428,12 @@ enum Turn {
     Granted {
         /// The watch on the own entry, if there was cause to open one.
         own: Option<Watch>,
+        /// Whether the next in the queue has to be told that it is the first waiter now.
+        nudge: bool,
     },
     Busy,
 }
 
-/// Which of two watches ended first.
-#[derive(Debug, PartialEq, Eq)]
-enum First {
-    Own(Change),
-    Predecessor(Change),
-}
-
-/// Waits for one of two removals. The predecessor is asked before the own entry, and the own entry counts before it:
-/// another thread may tell of both in the middle, the own entry's removal first.
-async fn first_removed(own: &mut Watch, predecessor: &mut Watch) -> First {
-    let first = poll_fn(|cx| {
-        let predecessor = predecessor.as_mut().poll(cx);
-        match (own.as_mut().poll(cx), predecessor) {
-            (Poll::Ready(removed), _) => Poll::Ready(First::Own(removed)),
-            (_, Poll::Ready(removed)) => Poll::Ready(First::Predecessor(removed)),
-            _ => Poll::Pending,
-        }
-    });
-    // With a budget, the own watch could be silent because the predecessor's used it up.
-    unconstrained(first).await
-}
-
-async fn watch(live: &Live, entry: &Entry) -> Result<Watched> {
-    live.retry(|| live.session.watch(entry)).await
-}
-
 fn answer(reply: Reply, result: Result<Option<Guard>>) {
     let _ = reply.send(result);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-
-    #[tokio::test]
-    async fn an_own_removal_told_between_two_looks_comes_first() {
-        let told = Arc::new(AtomicBool::new(false));
-        let of_own = told.clone();
-        let mut own: Watch =
-            Box::pin(poll_fn(
-                move |_| {
-                    if of_own.load(Ordering::SeqCst) { Poll::Ready(Change::Removed) } else { Poll::Pending }
-                },
-            ));
-        // While this one is asked, another thread tells of both.
-        let mut predecessor: Watch = Box::pin(poll_fn(move |_| {
-            told.store(true, Ordering::SeqCst);
-            Poll::Ready(Change::Removed)
-        }));
-        assert_eq!(first_removed(&mut own, &mut predecessor).await, First::Own(Change::Removed));
-    }
 }

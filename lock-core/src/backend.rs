@@ -370,6 +370,13 @@ pub struct QueueEntry {
     pub value: Vec<u8>,
 }
 
+impl QueueEntry {
+    /// The entry and what it asks for.
+    pub(crate) fn standing(self) -> Standing {
+        Standing { entry: self.entry, kind: self.kind }
+    }
+}
+
 impl Error {
     /// For backends: the request, such as "enter the queue", may have been applied.
     pub fn unavailable(request: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
@@ -379,5 +386,33 @@ impl Error {
     /// For backends: the request, such as "enter the queue", was certainly not applied, and will not be if repeated.
     pub fn refused(request: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Refused { request: request.into(), source: Arc::new(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_come_back_and_nothing_else_is_one() {
+        for kind in [
+            Kind::Exclusive,
+            Kind::Read,
+            Kind::Write,
+            Kind::Permits(1),
+            Kind::Permits(u32::MAX),
+            Kind::Candidate,
+            Kind::Member,
+            Kind::Party,
+            Kind::Sleeper,
+        ] {
+            assert_eq!(kind.tag().and_then(|tag| Kind::from_tag(&tag)), Some(kind));
+        }
+        for other in
+            ["", "locks", "permits", "permits0", "permits01", "permits+1", "permits-1", "permits4294967296", "Read"]
+        {
+            assert_eq!(Kind::from_tag(other), None, "{other:?}");
+        }
+        assert_eq!(Kind::Unmarked.tag(), None);
     }
 }

@@ -12,9 +12,10 @@ use crate::backend::{Backend, QueueEntry};
 use crate::clock::{BootClock, Clock};
 use crate::error::{Error, Result};
 use crate::metrics::{Counters, Metrics};
-use crate::mutex::Mutex;
 use crate::name::Name;
 use crate::owner::Owner;
+use crate::queue::Queue;
+use crate::recipes::{MultiLock, Mutex, Owners, ReentrantMutex, RwLock, Semaphore};
 use crate::session::Live;
 
 /// A connection to one store, from which locks are made. Cheap to clone; clones share one session.
@@ -49,6 +50,7 @@ struct Inner {
     label: Option<String>,
     counters: Arc<Counters>,
     current: Lock<Generation>,
+    reentrant: Arc<Owners>,
 }
 
 /// One session, or the attempt to open it, whose outcome all who wait for it share.
@@ -86,18 +88,53 @@ impl Client {
         Ok(Mutex::new(self.clone(), Name::new(name)?))
     }
 
+    /// A mutex of this name that its owner may lock again. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`].
+    pub fn reentrant_mutex(&self, name: impl AsRef<str>) -> Result<ReentrantMutex> {
+        Ok(ReentrantMutex::new(self.clone(), Name::new(name)?, self.inner.reentrant.clone()))
+    }
+
+    /// The mutexes of these names, to be taken together. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], and [`Error::InvalidConfig`] for no names.
+    pub fn multi_lock<N: AsRef<str>>(&self, names: impl IntoIterator<Item = N>) -> Result<MultiLock> {
+        MultiLock::new(self, names)
+    }
+
+    /// A read-write lock of this name. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`].
+    pub fn rw_lock(&self, name: impl AsRef<str>) -> Result<RwLock> {
+        Ok(RwLock::new(self.clone(), Name::new(name)?))
+    }
+
+    /// A semaphore of this name with `limit` permits; the same number everywhere. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], and [`Error::InvalidConfig`] for a limit of 0.
+    pub fn semaphore(&self, name: impl AsRef<str>, limit: u32) -> Result<Semaphore> {
+        Semaphore::new(self.clone(), Name::new(name)?, limit)
+    }
+
+    /// The queue of this name, whatever recipe uses it, for people and tools. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`].
+    pub fn queue(&self, name: impl AsRef<str>) -> Result<Queue> {
+        Ok(Queue::new(self.clone(), Name::new(name)?))
+    }
+
     /// Everybody in the queue of a lock, the holder first.
     ///
     /// # Errors
     /// [`Error::InvalidName`], and those of [`connect`](Self::connect) and [`Error::Unavailable`].
     pub async fn entries(&self, name: impl AsRef<str>) -> Result<Vec<QueueEntry>> {
         let name = Name::new(name)?;
-        let client = self.clone();
-        self.on_runtime(async move {
-            let live = client.live().await?;
-            live.retry(|| live.session.entries(&name, usize::MAX)).await
-        })
-        .await?
+        self.with_session(move |live| async move { live.retry(|| live.session.entries(&name, usize::MAX)).await }).await
     }
 
     /// The id of the present session as the store's own tools show it, opening one if need be.
@@ -181,6 +218,16 @@ impl Client {
         self.on_runtime(async move { client.live().await }).await?
     }
 
+    /// Makes requests over the present session, or a new one, from any runtime.
+    pub(crate) async fn with_session<T, F>(&self, task: impl FnOnce(Arc<Live>) -> F + Send + 'static) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send,
+    {
+        let client = self.clone();
+        self.on_runtime(async move { task(client.live().await?).await }).await?
+    }
+
     async fn on_runtime<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T> {
         self.inner
             .runtime
@@ -239,6 +286,7 @@ impl Builder {
                 label: self.label,
                 counters: Arc::default(),
                 current: Lock::default(),
+                reentrant: Arc::default(),
             }),
         };
         client.live_from_anywhere().await?;

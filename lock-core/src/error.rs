@@ -76,6 +76,38 @@ pub enum Error {
         source: Source,
     },
 
+    /// The name is in use by another recipe. Nothing was left in the store.
+    #[error("{name:?} is in use as a {found}, so it cannot be a {wanted}: give each recipe a name of its own")]
+    OtherRecipe {
+        /// The name.
+        name: String,
+        /// The recipe asked for.
+        wanted: &'static str,
+        /// The recipe found.
+        found: &'static str,
+    },
+
+    /// The semaphore has another limit. Nothing was left in the store.
+    #[error(
+        "semaphore {name:?} has {stored} permits in the store, not {asked}: use the same number everywhere, or change it with \
+         `set_limit`"
+    )]
+    LimitMismatch {
+        /// The semaphore.
+        name: String,
+        /// The limit that the caller believes in.
+        asked: u32,
+        /// The limit in the store.
+        stored: u32,
+    },
+
+    /// A read lock cannot become a write lock: two readers that both wait for the other to leave would wait for ever.
+    #[error("lock {lock:?} is held for reading and cannot be upgraded: release it, then lock it for writing")]
+    UpgradeRefused {
+        /// The lock.
+        lock: String,
+    },
+
     /// The deadline passed before the store answered whether the lock is free.
     #[error("lock {lock:?}: the deadline of {after:?} passed while {doing}; the attempt has been withdrawn")]
     Timeout {
@@ -161,6 +193,19 @@ impl Error {
                 | Self::Lost { .. }
                 | Self::Unavailable { .. }
         )
+    }
+
+    /// Whether the caller asked for something that this name, or this number, cannot be.
+    pub(crate) fn is_misuse(&self) -> bool {
+        matches!(self, Self::OtherRecipe { .. } | Self::LimitMismatch { .. } | Self::InvalidConfig { .. })
+    }
+
+    pub(crate) fn too_many_permits(wanted: u32, limit: u32) -> Self {
+        Self::InvalidConfig {
+            setting: "permits".into(),
+            value: wanted.to_string(),
+            expected: format!("1 to {limit}, the limit of the semaphore"),
+        }
     }
 
     /// Names the lock in an error of a backend's call.

@@ -8,11 +8,14 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
-use crate::backend::{Change, Entry, Placed, Watch, Watched};
+use crate::acquire::Request;
+use crate::backend::{Change, Entry, Kind, Placed, Session, Watch, Watched};
 use crate::clock::{Instant, sleep_until};
 use crate::error::{Error, Loss, Result};
 use crate::health::Health;
+use crate::lock_delay;
 use crate::name::Name;
+use crate::revocation;
 use crate::session::{self, Live, recheck};
 use crate::state::{State, StateWatch, state};
 
@@ -41,8 +44,17 @@ pub struct Guard {
     token: u64,
     live: Arc<Live>,
     entry: Entry,
-    own: Arc<watch::Sender<Option<Loss>>>,
+    own: Arc<Own>,
     watcher: AbortHandle,
+    /// The next holder waits if this one vanishes, so a release in order has to be said.
+    delays: bool,
+}
+
+/// What becomes known about one entry.
+#[derive(Debug)]
+struct Own {
+    loss: watch::Sender<Option<Loss>>,
+    revoked: watch::Sender<bool>,
 }
 
 /// What became of a [`Guard::release`].
@@ -58,11 +70,65 @@ pub enum Release {
 }
 
 impl Guard {
-    pub(crate) fn new(lock: Name, live: Arc<Live>, placed: Placed, watched: Option<Watch>) -> Self {
+    pub(crate) fn new(request: &Request, live: Arc<Live>, placed: Placed, watched: Option<Watch>) -> Self {
         live.counters.granted.add_one();
-        let own = Arc::new(watch::Sender::new(None));
-        let watcher = live.runtime.spawn(watch_own(live.clone(), placed.entry.clone(), watched, own.clone()));
-        Self { lock, token: placed.token, live, entry: placed.entry, own, watcher: watcher.abort_handle() }
+        let patience = match request.kind {
+            // Its removal is what it is there for.
+            Kind::Sleeper => Duration::ZERO,
+            _ => WATCH_OWN_AFTER,
+        };
+        Self::watched(request.queue.clone(), request.delay.is_some(), live, placed, watched, patience)
+    }
+
+    fn watched(
+        lock: Name,
+        delays: bool,
+        live: Arc<Live>,
+        placed: Placed,
+        watched: Option<Watch>,
+        patience: Duration,
+    ) -> Self {
+        let own = Arc::new(Own { loss: watch::Sender::new(None), revoked: watch::Sender::new(false) });
+        let watcher = live.runtime.spawn({
+            let (live, entry, own) = (live.clone(), placed.entry.clone(), own.clone());
+            async move {
+                if watched.is_none() {
+                    tokio::time::sleep(patience).await;
+                }
+                watch_own(live, entry, watched, &own).await;
+            }
+        });
+        let watcher = watcher.abort_handle();
+        Self { lock, token: placed.token, live, entry: placed.entry, own, watcher, delays }
+    }
+
+    /// Turns a write lock into a read lock in its place. To be run to its end.
+    pub(crate) async fn downgrade(self) -> Result<Self> {
+        self.check()?;
+        // Where the entry gets another name, the removal of the old one is no loss.
+        self.watcher.abort();
+        let live = self.live.clone();
+        let turned = live.retry(|| live.session.downgrade(&self.entry)).await;
+        match turned {
+            Ok(Some(entry)) => {
+                self.own.loss.send_replace(Some(Loss::Released));
+                let placed = Placed { entry, token: self.token, ahead: None };
+                Ok(Self::watched(self.lock.clone(), self.delays, live, placed, None, Duration::ZERO))
+            }
+            Ok(None) => {
+                self.own.loss.send_replace(Some(Loss::EntryRemoved));
+                Err(self.lost_error(Loss::EntryRemoved))
+            }
+            Err(error) => {
+                // Which of its two names the entry has is not known, so that only the end of the session removes it.
+                if live.health.check().is_ok() {
+                    tracing::error!(entry = self.entry.key, %error, "an entry cannot be downgraded, ending its session");
+                    live.health.lose(Loss::Stuck);
+                }
+                self.check()?;
+                Err(error)
+            }
+        }
     }
 
     /// The lock's name.
@@ -95,7 +161,7 @@ impl Guard {
     /// # Ok(()) }
     /// ```
     pub fn check(&self) -> Result<()> {
-        let own = *self.own.borrow();
+        let own = *self.own.loss.borrow();
         let loss = own.or_else(|| self.live.health.check().err());
         loss.map_or(Ok(()), |loss| Err(self.lost_error(loss)))
     }
@@ -103,7 +169,7 @@ impl Guard {
     /// The moment until which the lock is proven to be held, on the client's clock; it moves forward with each renewal.
     /// `None` once lost.
     pub fn valid_until(&self) -> Option<Instant> {
-        if self.own.borrow().is_some() {
+        if self.own.loss.borrow().is_some() {
             return None;
         }
         self.live.health.check().ok()
@@ -117,12 +183,12 @@ impl Guard {
 
     /// Held, suspect or lost.
     pub fn state(&self) -> State {
-        state(*self.own.borrow(), &self.live.health)
+        state(*self.own.loss.borrow(), &self.live.health)
     }
 
     /// A view of the state that can be kept apart from the guard and waited on.
     pub fn watch(&self) -> StateWatch {
-        StateWatch::new(self.own.subscribe(), self.live.health.clone())
+        StateWatch::new(self.own.loss.subscribe(), self.live.health.clone())
     }
 
     /// Resolves when the lock is lost.
@@ -131,6 +197,51 @@ impl Guard {
     /// Nothing is lost by dropping it.
     pub async fn lost(&self) -> Loss {
         self.watch().lost().await
+    }
+
+    /// Resolves when somebody asks this holder to let go, with [`Queue::revoke`](crate::Queue::revoke) or, on ZooKeeper,
+    /// Curator's `Revoker`. Whether to follow is the holder's choice. A lock held for less than a quarter of a second may
+    /// not notice.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost by dropping it.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let guard = client.mutex("index")?.lock().await?;
+    /// client.queue("index")?.revoke(guard.token()).await?;
+    /// tokio::select! {
+    ///     () = guard.revoked() => println!("letting go"),
+    ///     loss = guard.lost() => println!("{loss}"),
+    /// }
+    /// guard.release().await;
+    /// # Ok(()) }
+    /// ```
+    pub async fn revoked(&self) {
+        let mut revoked = self.own.revoked.subscribe();
+        // The sender lives as long as `self`.
+        let _ = revoked.wait_for(|revoked| *revoked).await;
+    }
+
+    /// Whether somebody has asked this holder to let go.
+    pub fn is_revoked(&self) -> bool {
+        *self.own.revoked.borrow()
+    }
+
+    /// The entry in the store that proves it. For backends' crates and tools.
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// The session that owns the entry. For backends' crates and tools.
+    pub fn session(&self) -> &Arc<dyn Session> {
+        &self.live.session
+    }
+
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.live
     }
 
     /// Runs `work` while the lock is held, and stops it before the validity ends.
@@ -191,11 +302,12 @@ impl Guard {
             return Release::NotHeld;
         }
         self.end();
-        let (live, entry) = (self.live.clone(), self.entry.clone());
+        let live = self.live.clone();
         let (answer, answered) = oneshot::channel();
+        let leaving = self.leave();
         self.live.runtime.spawn(async move {
             let budget = live.session.ttl() / RELEASE_BUDGET;
-            let mut removal = pin!(live.remove(&entry));
+            let mut removal = pin!(leaving);
             let outcome = tokio::select! {
                 removed = &mut removal => match removed {
                     session::Removal::Removed => Release::Released,
@@ -211,10 +323,24 @@ impl Guard {
         answered.await.unwrap_or(Release::Pending)
     }
 
+    /// Removes the entry, in order.
+    fn leave(&self) -> impl Future<Output = session::Removal> + Send + use<> {
+        let (live, entry) = (self.live.clone(), self.entry.clone());
+        let delayed = self.delays.then(|| (self.lock.clone(), self.token));
+        async move {
+            if let Some((lock, token)) = delayed
+                && let Err(error) = lock_delay::forget(&live, &lock, token).await
+            {
+                tracing::debug!(%lock, %error, "the next holder will wait as if this one had vanished");
+            }
+            live.remove(&entry).await
+        }
+    }
+
     /// Marks the guard lost locally. Returns whether it was held until now.
     fn end(&self) -> bool {
         self.watcher.abort();
-        self.own.send_if_modified(|loss| {
+        self.own.loss.send_if_modified(|loss| {
             let held = loss.is_none();
             loss.get_or_insert(Loss::Released);
             held
@@ -229,51 +355,62 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.end() {
-            self.live.clone().remove_later(self.entry.clone());
+            self.live.runtime.spawn(self.leave());
         }
     }
 }
 
-/// Watches the holder's own entry, so that an operator who removes it is noticed within a second.
-async fn watch_own(live: Arc<Live>, entry: Entry, watched: Option<Watch>, own: Arc<watch::Sender<Option<Loss>>>) {
-    let mut watched = watched;
-    if watched.is_none() {
-        tokio::time::sleep(WATCH_OWN_AFTER).await;
-    }
+/// Watches the holder's own entry, so that an operator who removes it is noticed within a second, and one who asks for it
+/// is heard.
+async fn watch_own(live: Arc<Live>, entry: Entry, mut watched: Option<Watch>, own: &Own) {
+    let mut to_read = true;
     loop {
-        let removal = match watched.take() {
-            Some(removal) => Some(removal),
+        let watch = match watched.take() {
+            Some(watch) => Some(watch),
             None => match live.retry(|| live.session.watch(&entry)).await {
-                Ok(Watched::Present(removal)) => Some(removal),
+                Ok(Watched::Present(watch)) => Some(watch),
                 Ok(Watched::Gone) => None,
-                Err(error) if error.is_session_lost() => return,
-                Err(error) => {
-                    // The store definitely refuses to tell whether the lock is still there.
-                    tracing::error!(entry = entry.key, %error, "a held entry cannot be watched, ending its session");
-                    return live.health.lose(Loss::Stuck);
-                }
+                Err(error) => return unwatchable(&live, &entry, &error),
             },
         };
-        let removed = match removal {
-            Some(removal) => tokio::select! {
-                _ = live.health.lost() => return,
-                removed = removal => removed,
-                () = recheck() => Change::Unknown,
-            },
-            None => Change::Removed,
+        let Some(watch) = watch else { break };
+        if to_read {
+            // With the watch in force, so that nothing written since is missed.
+            match live.retry(|| live.session.read(&entry)).await {
+                Ok(Some(content)) => own.revoked.send_if_modified(|revoked| {
+                    let asked = revocation::is_asked(&content.value);
+                    std::mem::replace(revoked, asked) != asked
+                }),
+                Ok(None) => break,
+                Err(error) => return unwatchable(&live, &entry, &error),
+            };
+        }
+        let change = tokio::select! {
+            _ = live.health.lost() => return,
+            change = watch => Some(change),
+            () = recheck() => None,
         };
-        if removed == Change::Removed {
+        if change == Some(Change::Removed) {
             break;
         }
+        to_read = change.is_some();
     }
     // The end of the session removes its entries too, and is then the reason to tell.
     if live.health.check().is_ok() {
         live.renew_now();
-        own.send_if_modified(|loss| {
+        own.loss.send_if_modified(|loss| {
             let held = loss.is_none();
             loss.get_or_insert(Loss::EntryRemoved);
             held
         });
+    }
+}
+
+/// The store definitely refuses to tell whether a held entry is still there.
+fn unwatchable(live: &Live, entry: &Entry, error: &Error) {
+    if !error.is_session_lost() {
+        tracing::error!(entry = entry.key, %error, "a held entry cannot be watched, ending its session");
+        live.health.lose(Loss::Stuck);
     }
 }
 

@@ -32,27 +32,39 @@
 
 mod acquire;
 pub mod backend;
+mod changes;
 mod client;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod decision;
 mod error;
+mod fencing;
 mod guard;
 mod health;
+mod lock_delay;
 pub mod memory;
 mod metrics;
-mod mutex;
 mod name;
 pub mod owner;
 mod queue;
+mod recipes;
+mod record;
+mod revocation;
 mod session;
 mod state;
 pub mod url;
+mod watching;
 
 pub use client::{Builder, Client};
 pub use error::{Error, Loss, Result, Source};
+pub use fencing::{FencingGate, StaleToken};
 pub use guard::{Guard, Release};
 pub use metrics::Metrics;
-pub use mutex::Mutex;
 pub use name::Name;
+pub use queue::{Place, Queue, QueueWatch, Role};
+pub use recipes::{
+    Acquire, MultiGuard, MultiLock, Mutex, Permit, Permits, Position, ReadGuard, ReentrantGuard, ReentrantMutex,
+    RwLock, Semaphore, WriteGuard,
+};
 pub use state::{State, StateWatch};

@@ -37,8 +37,11 @@ metrics! {
     granted,
     /// Times a waiter went to sleep until its predecessor leaves.
     waits,
-    /// Times a waiter was woken because its predecessor may have gone.
+    /// Times a waiter was woken because an entry that it waited for was removed.
     wakeups,
+    /// Times a waiter was woken because something that it waited for was written: of a semaphore, the next in the queue is
+    /// told that it is the first waiter now.
+    nudges,
     /// Times the entries ahead were read.
     looks,
     /// Requests to enter a queue whose answer was lost and had to be settled.

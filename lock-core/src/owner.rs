@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::revocation;
 
 /// Bytes that encoded owner metadata may have.
 pub const MAX_METADATA: usize = 4096;
@@ -36,7 +37,7 @@ impl Owner {
 
     /// Reads an entry's value; `None` when another kind of client wrote it.
     pub fn decode(value: &[u8]) -> Option<Self> {
-        serde_json::from_slice(value).ok()
+        serde_json::from_slice(revocation::plain(value)).ok()
     }
 
     /// The value to store.

@@ -1,85 +1,248 @@
-//! The decision of each recipe, as a pure function over what is ahead of an entry: no I/O, no clock.
+//! A queue as people and tools see it: who holds, who waits, and what an operator can do about it.
 
-use crate::backend::{Ahead, Entry, Standing};
+use std::collections::HashMap;
+use std::sync::Arc;
 
-/// What an entry may do, given what is ahead of it.
+use crate::backend::{Dequeued, Entry, Kind, QueueEntry};
+use crate::changes::Changes;
+use crate::client::Client;
+use crate::decision::{Limits, holders};
+use crate::error::Result;
+use crate::name::Name;
+use crate::owner::Owner;
+use crate::record::{self, Record};
+use crate::revocation;
+use crate::session::Live;
+
+/// The queue of a name, whatever recipe uses it.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    client: Client,
+    name: Name,
+}
+
+/// One place in a queue.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Counted from 0, the first holder's.
+    pub position: usize,
+    /// Whether it holds or waits.
+    pub role: Role,
+    /// What it asks for.
+    pub kind: Kind,
+    /// The fencing token that its holder has or will have; `None` where the listing does not tell.
+    pub token: Option<u64>,
+    /// Who it is; `None` for other kinds of clients. For elections and groups, whose values are the users', it is
+    /// the session's owner.
+    pub owner: Option<Owner>,
+    /// The value that it shows, without a request to let go.
+    pub value: Vec<u8>,
+    /// The session that owns it, as the store's own tools show it.
+    pub session: String,
+    /// Whether it has been asked to let go.
+    pub revoked: bool,
+    /// The entry in the store.
+    pub entry: Entry,
+}
+
+/// What one does in a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Decision<'a> {
-    /// It holds the lock.
-    Granted,
-    /// It waits for `on` to be removed. `last` tells that nothing else is ahead, so that this removal is the grant and
-    /// needs no further look: entries only ever join behind.
-    Wait {
-        /// The predecessor.
-        on: &'a Entry,
-        /// Whether it is the only entry ahead.
-        last: bool,
-    },
+pub enum Role {
+    /// It holds what it asked for, or will notice in a moment that it does.
+    Holder,
+    /// It waits.
+    Waiter,
 }
 
-/// How many entries ahead [`exclusive`] needs to see.
-pub(crate) const EXCLUSIVE_LIMIT: usize = 1;
-
-/// A mutex: granted to the first entry; every other one waits for its immediate predecessor, so that a release wakes one.
-pub(crate) fn exclusive(ahead: &Ahead) -> Decision<'_> {
-    match ahead.nearest.first() {
-        None => Decision::Granted,
-        Some(Standing { entry: on, .. }) => Decision::Wait { on, last: ahead.nearest.len() == 1 && !ahead.more },
-    }
+/// A queue, from one change to the next.
+#[derive(Debug)]
+pub struct QueueWatch {
+    queue: Queue,
+    changes: Changes,
+    last: Option<Vec<Place>>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::Kind;
-
-    fn entry(n: u64) -> Entry {
-        Entry { key: format!("e{n}"), incarnation: n }
+impl Queue {
+    pub(crate) fn new(client: Client, name: Name) -> Self {
+        Self { client, name }
     }
 
-    /// What a store answers for the entry at `position` of a queue with these members alive.
-    fn ahead(alive: &[bool], position: usize, limit: usize) -> Ahead {
-        let all: Vec<_> = (0..position)
-            .rev()
-            .filter(|&i| alive[i])
-            .map(|i| Standing { entry: entry(i as u64), kind: Kind::Exclusive })
-            .collect();
-        Ahead { more: all.len() > limit, nearest: all.into_iter().take(limit).collect() }
+    /// The name.
+    pub fn name(&self) -> &str {
+        self.name.as_str()
     }
 
-    /// Every queue of up to six entries, every subset of them alive, every order of leaving.
-    #[test]
-    fn one_holder_one_wakeup_and_nobody_forgotten_in_every_small_queue() {
-        for n in 1..=6 {
-            for alive in 0..1u32 << n {
-                let alive: Vec<bool> = (0..n).map(|i| alive & (1 << i) != 0).collect();
-                for limit in 1..=n {
-                    check_queue(&alive, limit);
-                }
-            }
-        }
+    /// Everybody in it, in order.
+    ///
+    /// # Errors
+    /// As [`Client::entries`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let guard = client.mutex("reindex")?.labelled("shard 3").lock().await?;
+    /// for place in client.queue("reindex")?.list().await? {
+    ///     println!("{} {:?} {:?} {:?}", place.position, place.role, place.token, place.owner);
+    /// }
+    /// # drop(guard); Ok(()) }
+    /// ```
+    pub async fn list(&self) -> Result<Vec<Place>> {
+        let name = self.name.clone();
+        self.client
+            .with_session(move |live| async move {
+                let entries = live.retry(|| live.session.entries(&name, usize::MAX)).await?;
+                places(&live, &name, entries).await
+            })
+            .await
     }
 
-    fn check_queue(alive: &[bool], limit: usize) {
-        let live: Vec<usize> = (0..alive.len()).filter(|&i| alive[i]).collect();
-        for (rank, &i) in live.iter().enumerate() {
-            let ahead = ahead(alive, i, limit);
-            match exclusive(&ahead) {
-                Decision::Granted => assert_eq!(rank, 0, "only the first is granted: {alive:?} {i}"),
-                Decision::Wait { on, last } => {
-                    assert_eq!(*on, entry(live[rank - 1] as u64), "waits for its live predecessor: {alive:?} {i}");
-                    assert_eq!(last, rank == 1, "a removal is the grant only behind the holder: {alive:?} {i}");
-                }
-            }
-        }
-        for (rank, &leaver) in live.iter().enumerate() {
-            let woken = live
-                .iter()
-                .filter(|&&i| {
-                    matches!(exclusive(&ahead(alive, i, limit)), Decision::Wait { on, .. } if *on == entry(leaver as u64))
+    /// The queue now, and again whenever it has changed.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let mut watch = client.queue("reindex")?.watch();
+    /// assert!(watch.next().await?.is_empty());
+    /// let guard = client.mutex("reindex")?.lock().await?;
+    /// assert_eq!(watch.next().await?[0].token, Some(guard.token()));
+    /// # Ok(()) }
+    /// ```
+    pub fn watch(&self) -> QueueWatch {
+        let changes = Changes::new(self.client.clone(), self.name.clone(), usize::MAX);
+        QueueWatch { queue: self.clone(), changes, last: None }
+    }
+
+    /// Asks the holder with this token to let go: its [`Guard::revoked`](crate::Guard::revoked) resolves. Whether it
+    /// follows is its choice. `false` when no holder has this token, and then nobody was asked.
+    ///
+    /// # Errors
+    /// As [`Client::entries`].
+    ///
+    /// # Cancel safety
+    /// The holder may or may not be asked.
+    pub async fn revoke(&self, token: u64) -> Result<bool> {
+        let name = self.name.clone();
+        self.client
+            .with_session(move |live| async move {
+                let Some(holder) = holder(&live, &name, token).await? else { return Ok(false) };
+                let ours = holder.kind != Kind::Unmarked;
+                let shows_value = Owner::decode(&holder.value).is_some() || holder.kind == Kind::Candidate;
+                live.rewrite(&holder.entry, |value| {
+                    let keep: &[u8] = if ours && shows_value { value } else { b"" };
+                    (!revocation::is_asked(value)).then(|| revocation::ask(keep))
                 })
-                .count();
-            assert_eq!(woken, usize::from(rank + 1 < live.len()), "one wake-up per leaver: {alive:?} {leaver}");
+                .await
+            })
+            .await
+    }
+
+    /// Removes the entry of the holder with this token by force; the next in the queue is granted at once. `false` when no
+    /// holder has this token, and then nothing was removed.
+    ///
+    /// For a holder that is gone for good but whose session the store still keeps. A holder that is alive notices within
+    /// a second; until then there are two. Ask it with [`revoke`](Self::revoke) first.
+    ///
+    /// # Errors
+    /// As [`Client::entries`].
+    ///
+    /// # Cancel safety
+    /// The entry may or may not be removed.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let mutex = client.mutex("reindex")?;
+    /// let stuck = mutex.lock().await?;
+    /// assert!(client.queue("reindex")?.break_lock(stuck.token()).await?);
+    /// let next = mutex.lock().await?;
+    /// assert!(!client.queue("reindex")?.break_lock(stuck.token()).await?, "the next holder is safe from it");
+    /// # drop(next); Ok(()) }
+    /// ```
+    pub async fn break_lock(&self, token: u64) -> Result<bool> {
+        let name = self.name.clone();
+        self.client
+            .with_session(move |live| async move {
+                let Some(holder) = holder(&live, &name, token).await? else { return Ok(false) };
+                let removed = live.retry(|| live.session.dequeue(&holder.entry)).await?;
+                // Gone by itself in between, or by this call's first try, whose answer was lost.
+                tracing::warn!(lock = %name, token, by_us = removed == Dequeued::Removed, "a lock was broken");
+                Ok(true)
+            })
+            .await
+    }
+}
+
+impl QueueWatch {
+    /// The queue: the first time at once, then when it has changed. Goes on through lost connections and sessions.
+    /// Changes that come close together are seen as one.
+    ///
+    /// # Errors
+    /// Those that asking again does not help against, such as [`Error::AccessDenied`](crate::Error::AccessDenied).
+    ///
+    /// # Cancel safety
+    /// No change is missed by dropping it.
+    pub async fn next(&mut self) -> Result<Vec<Place>> {
+        loop {
+            let entries = self.changes.next().await?;
+            let name = self.queue.name.clone();
+            let places = self.queue.client.with_session(move |live| async move { places(&live, &name, entries).await });
+            let places = match places.await {
+                Err(error) if error.is_retryable() => continue,
+                places => places?,
+            };
+            if self.last.as_ref() != Some(&places) {
+                self.last = Some(places.clone());
+                return Ok(places);
+            }
         }
     }
+}
+
+/// The holder with this token.
+async fn holder(live: &Live, name: &Name, token: u64) -> Result<Option<QueueEntry>> {
+    let entries = live.retry(|| live.session.entries(name, usize::MAX)).await?;
+    let held = holders(&entries, limits(live, name, &entries).await?);
+    Ok(entries.into_iter().take(held).find(|entry| entry.token == Some(token)))
+}
+
+async fn limits(live: &Live, name: &Name, entries: &[QueueEntry]) -> Result<Limits> {
+    if !entries.iter().any(|entry| matches!(entry.kind, Kind::Permits(_))) {
+        return Ok(Limits::NONE);
+    }
+    match record::read(live, name, "semaphore").await? {
+        Some(Record::Semaphore { limit, highest }) => Ok(Limits { now: limit, highest }),
+        _ => Ok(Limits::NONE),
+    }
+}
+
+async fn places(live: &Arc<Live>, name: &Name, entries: Vec<QueueEntry>) -> Result<Vec<Place>> {
+    let held = holders(&entries, limits(live, name, &entries).await?);
+    let mut owners: HashMap<String, Option<Owner>> = HashMap::new();
+    let mut places = Vec::with_capacity(entries.len());
+    for (position, entry) in entries.into_iter().enumerate() {
+        let mut owner = Owner::decode(&entry.value);
+        if owner.is_none() {
+            if !owners.contains_key(&entry.session) {
+                let value = live.retry(|| live.session.owner(&entry.session)).await?;
+                owners.insert(entry.session.clone(), value.as_deref().and_then(Owner::decode));
+            }
+            owner = owners.get(&entry.session).cloned().flatten();
+        }
+        places.push(Place {
+            position,
+            role: if position < held { Role::Holder } else { Role::Waiter },
+            kind: entry.kind,
+            token: entry.token,
+            owner,
+            value: revocation::plain(&entry.value).to_vec(),
+            session: entry.session,
+            revoked: revocation::is_asked(&entry.value),
+            entry: entry.entry,
+        });
+    }
+    Ok(places)
 }

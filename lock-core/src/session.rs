@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{Backend, Dequeued, Entry, Session};
+use crate::backend::{Backend, Dequeued, Entry, Session, Written};
 use crate::clock::{Clock, Instant, sleep_until};
 use crate::error::{Error, Loss, Result};
 use crate::health::Health;
@@ -166,6 +166,43 @@ impl Live {
     pub(crate) fn remove_later(self: Arc<Self>, entry: Entry) {
         let runtime = self.runtime.clone();
         runtime.spawn(async move { self.remove(&entry).await });
+    }
+
+    /// Writes an entry as it is in the background, so that those who watch it look again.
+    pub(crate) fn touch_later(self: Arc<Self>, entry: Entry) {
+        let runtime = self.runtime.clone();
+        runtime.spawn(async move {
+            // An entry that is gone needs no touch, and an error means that it goes with the session.
+            let _ = self.rewrite(&entry, |value| Some(value.to_vec())).await;
+        });
+    }
+
+    /// Replaces the value of an entry or a record by what `change` makes of it, as often as others are faster, until it is
+    /// done or `change` wants nothing. Returns whether the entry exists.
+    ///
+    /// `change` is asked again when an answer was lost, and may then see what it has written itself.
+    pub(crate) async fn rewrite(
+        &self,
+        entry: &Entry,
+        mut change: impl FnMut(&[u8]) -> Option<Vec<u8>> + Send,
+    ) -> Result<bool> {
+        let mut backoff = Backoff::default();
+        loop {
+            let Some(content) = self.retry(|| self.session.read(entry)).await? else { return Ok(false) };
+            let Some(value) = change(&content.value) else { return Ok(true) };
+            match self.session.write(entry, content.version, &value).await {
+                Ok(Written::Done) => return Ok(true),
+                Ok(Written::Conflict) => {}
+                Err(Error::Unavailable { request, source }) => {
+                    tracing::debug!(entry = entry.key, %request, %source, "the answer was lost");
+                }
+                Err(error) => {
+                    self.note(&error);
+                    return Err(error);
+                }
+            }
+            backoff.wait(&self.health).await;
+        }
     }
 
     /// Takes note of an error that tells about the session.

@@ -1,0 +1,153 @@
+//! What users take: each recipe is a kind of entry, a way to wait, and a guard.
+
+mod multi_lock;
+mod mutex;
+mod reentrant_mutex;
+mod rw_lock;
+mod semaphore;
+
+pub use multi_lock::{MultiGuard, MultiLock};
+pub use mutex::Mutex;
+pub(crate) use reentrant_mutex::Owners;
+pub use reentrant_mutex::{ReentrantGuard, ReentrantMutex};
+pub use rw_lock::{ReadGuard, RwLock, WriteGuard};
+pub use semaphore::{Permit, Permits, Semaphore};
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use crate::acquire::{Acquiring, Patience, Request, acquire};
+use crate::backend::Kind;
+use crate::client::Client;
+use crate::error::Result;
+use crate::guard::Guard;
+use crate::name::Name;
+use crate::owner::Owner;
+
+/// A name on a store, and who uses it.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    pub(crate) client: Client,
+    pub(crate) name: Name,
+    label: Option<String>,
+}
+
+impl Named {
+    pub(crate) fn new(client: Client, name: Name) -> Self {
+        let label = client.label().map(str::to_owned);
+        Self { client, name, label }
+    }
+
+    fn labelled(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// A request whose entry shows its owner.
+    pub(crate) fn request(&self, kind: Kind) -> Result<Request> {
+        let value = Owner::current(self.label.as_deref()).check_size(&format!("lock {:?}", self.name))?;
+        Ok(Request::new(&self.name, kind, value))
+    }
+
+    pub(crate) fn wait<G>(&self, request: Result<Request>, wrap: fn(Guard, Kind) -> G) -> Acquire<G> {
+        Acquire { client: self.client.clone(), request: Some(request), acquiring: None, wrap }
+    }
+
+    pub(crate) async fn try_now(&self, request: Result<Request>) -> Result<Option<Guard>> {
+        acquire(&self.client, request?, Patience::Try).await
+    }
+
+    pub(crate) async fn try_for(&self, request: Result<Request>, timeout: Duration) -> Result<Option<Guard>> {
+        acquire(&self.client, request?, Patience::For(timeout)).await
+    }
+}
+
+/// Waiting for a lock: a future of its guard, which can also tell its place in the queue.
+///
+/// Does nothing until it is polled or asked for its [`position`](Self::position).
+///
+/// # Cancel safety
+/// Dropping it gives up the place in the queue and leaves nothing behind.
+#[must_use = "nothing is waited for unless this is awaited"]
+pub struct Acquire<G> {
+    client: Client,
+    request: Option<Result<Request>>,
+    acquiring: Option<(Acquiring, Request)>,
+    wrap: fn(Guard, Kind) -> G,
+}
+
+/// A place in a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// How many entries are ahead, holders among them.
+    pub ahead: usize,
+    /// How many entries the queue has, this one included.
+    pub length: usize,
+}
+
+impl<G> Acquire<G> {
+    /// The place in the queue, from a listing; `None` when there is none any more. Waits until there is one.
+    ///
+    /// # Errors
+    /// As [`Client::entries`], and what ended the waiting before it began.
+    ///
+    /// # Cancel safety
+    /// The place in the queue is kept.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let mutex = client.mutex("reindex")?;
+    /// let holder = mutex.lock().await?;
+    /// let mut waiting = mutex.lock();
+    /// let position = waiting.position().await?.expect("it waits");
+    /// println!("{} of {}", position.ahead + 1, position.length);
+    /// holder.release().await;
+    /// waiting.await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn position(&mut self) -> Result<Option<Position>> {
+        self.start()?;
+        let Some((acquiring, request)) = &self.acquiring else { return Ok(None) };
+        let (mut entered, name) = (acquiring.entry.clone(), request.queue.clone());
+        // An error means that the attempt has ended without an entry, and its answer says why.
+        let Ok(entry) = entered.wait_for(Option::is_some).await.map(|entry| entry.clone()) else { return Ok(None) };
+        let queue = self.client.entries(&name).await?;
+        let at = queue.iter().position(|other| Some(&other.entry) == entry.as_ref());
+        Ok(at.map(|ahead| Position { ahead, length: queue.len() }))
+    }
+
+    fn start(&mut self) -> Result<()> {
+        if let Some(request) = self.request.take() {
+            let request = request?;
+            self.acquiring = Some((Acquiring::start(&self.client, request.clone(), Patience::Forever), request));
+        }
+        Ok(())
+    }
+}
+
+impl<G> Future for Acquire<G> {
+    type Output = Result<G>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<G>> {
+        self.start()?;
+        let Self { client, acquiring, wrap, .. } = &mut *self;
+        loop {
+            let Some((waiting, request)) = acquiring else { return Poll::Pending };
+            // Without a deadline the answer is a guard or an error.
+            match ready!(waiting.poll_guard(cx))? {
+                Some(guard) => return Poll::Ready(Ok(wrap(guard, request.kind))),
+                None => *waiting = Acquiring::start(client, request.clone(), Patience::Forever),
+            }
+        }
+    }
+}
+
+impl<G> fmt::Debug for Acquire<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acquire").field("acquiring", &self.acquiring).finish_non_exhaustive()
+    }
+}

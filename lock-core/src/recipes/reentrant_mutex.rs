@@ -1,0 +1,184 @@
+//! The mutex that its owner may take again.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex as Lock, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Mutex as AsyncLock, OwnedMutexGuard};
+
+use crate::client::Client;
+use crate::clock::sleep_until;
+use crate::error::Result;
+use crate::guard::{Guard, Release};
+use crate::name::Name;
+use crate::recipes::Mutex;
+
+/// A fair mutex that the owner who holds it may lock again.
+///
+/// An owner is a value that the caller names, such as a request's id: never a thread, because tasks move between them. All
+/// handles that one [`Client`] (with its clones) makes of one name know the same owners; an owner of the same name at
+/// another client is somebody else. In the queue it is an ordinary [`Mutex`], with which it excludes.
+#[derive(Clone, Debug)]
+pub struct ReentrantMutex {
+    mutex: Mutex,
+    owners: Arc<Owners>,
+}
+
+/// A hold of a [`ReentrantMutex`]. The lock is released with the last hold of its owner; all else it does is a [`Guard`]'s,
+/// the same for every hold of the owner, with one token.
+#[must_use = "a hold ends when it is dropped"]
+#[derive(Debug)]
+pub struct ReentrantGuard {
+    guard: Arc<Guard>,
+}
+
+/// What the owners of all reentrant mutexes of a client hold.
+#[derive(Debug, Default)]
+pub(crate) struct Owners(Lock<HashMap<(Name, String), Slot>>);
+
+/// The guard of one owner, if it has one, for one task at a time to look at or to acquire.
+type Slot = Arc<AsyncLock<Weak<Guard>>>;
+
+impl Owners {
+    fn slot(&self, name: &Name, owner: &str) -> Slot {
+        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Slots that nobody uses any more are cleared away here.
+        slots
+            .retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|held| held.strong_count() > 0));
+        slots.entry((name.clone(), owner.to_owned())).or_default().clone()
+    }
+}
+
+impl ReentrantMutex {
+    pub(crate) fn new(client: Client, name: Name, owners: Arc<Owners>) -> Self {
+        Self { mutex: Mutex::new(client, name), owners }
+    }
+
+    /// The same lock, with a text that people see beside this process in the queue. Default: the client's label.
+    #[must_use]
+    pub fn labelled(mut self, label: impl Into<String>) -> Self {
+        self.mutex = self.mutex.labelled(label);
+        self
+    }
+
+    /// The lock's name.
+    pub fn name(&self) -> &str {
+        self.mutex.name()
+    }
+
+    /// Waits for the lock; at once if `owner` holds it.
+    ///
+    /// # Errors
+    /// As [`Mutex::lock`]. After the owner's guard was lost, this acquires anew, with a new token; the holds from before stay
+    /// lost.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue and leaves nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let accounts = client.reentrant_mutex("accounts")?;
+    /// let outer = accounts.lock("request-17").await?;
+    /// let inner = accounts.lock("request-17").await?; // would wait for ever with an ordinary mutex
+    /// assert_eq!((inner.count(), inner.token()), (2, outer.token()));
+    /// assert!(accounts.try_lock("request-18").await?.is_none());
+    /// # Ok(()) }
+    /// ```
+    pub async fn lock(&self, owner: &str) -> Result<ReentrantGuard> {
+        let slot = self.slot(owner).lock_owned().await;
+        match held(&slot) {
+            Some(hold) => Ok(hold),
+            None => Ok(keep(slot, self.mutex.lock().await?)),
+        }
+    }
+
+    /// Takes the lock if `owner` holds it, or nobody holds it or waits for it; `None` otherwise.
+    ///
+    /// # Errors
+    /// As [`Mutex::try_lock`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn try_lock(&self, owner: &str) -> Result<Option<ReentrantGuard>> {
+        // Another task of this owner is just waiting for the lock.
+        let Ok(slot) = self.slot(owner).try_lock_owned() else { return Ok(None) };
+        match held(&slot) {
+            Some(hold) => Ok(Some(hold)),
+            None => Ok(self.mutex.try_lock().await?.map(|guard| keep(slot, guard))),
+        }
+    }
+
+    /// Waits for the lock for at most `timeout`; `None` when it was not free in time.
+    ///
+    /// # Errors
+    /// As [`Mutex::try_lock_for`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue and leaves nothing behind.
+    pub async fn try_lock_for(&self, owner: &str, timeout: Duration) -> Result<Option<ReentrantGuard>> {
+        let clock = self.mutex.client().clock().clone();
+        let deadline = clock.now() + timeout;
+        let slot = tokio::select! {
+            biased;
+            slot = self.slot(owner).lock_owned() => slot,
+            () = sleep_until(&*clock, deadline) => return Ok(None),
+        };
+        if let Some(hold) = held(&slot) {
+            return Ok(Some(hold));
+        }
+        let left = deadline.saturating_duration_since(clock.now());
+        Ok(self.mutex.try_lock_for(left).await?.map(|guard| keep(slot, guard)))
+    }
+
+    fn slot(&self, owner: &str) -> Slot {
+        self.owners.slot(self.mutex.key(), owner)
+    }
+}
+
+/// Another hold of the guard that the owner has, if that is still valid.
+fn held(slot: &OwnedMutexGuard<Weak<Guard>>) -> Option<ReentrantGuard> {
+    let guard = slot.upgrade()?;
+    guard.check().is_ok().then_some(ReentrantGuard { guard })
+}
+
+fn keep(mut slot: OwnedMutexGuard<Weak<Guard>>, guard: Guard) -> ReentrantGuard {
+    let guard = Arc::new(guard);
+    *slot = Arc::downgrade(&guard);
+    ReentrantGuard { guard }
+}
+
+impl ReentrantGuard {
+    /// How many holds the owner has now, this one included.
+    pub fn count(&self) -> usize {
+        Arc::strong_count(&self.guard)
+    }
+
+    /// Another hold of the same owner, for a part of the work that may outlive this one.
+    pub fn again(&self) -> Result<Self> {
+        self.guard.check()?;
+        Ok(Self { guard: self.guard.clone() })
+    }
+
+    /// Ends this hold. With the last one the lock is released as by [`Guard::release`], whose answer this is; `None` while
+    /// the owner has other holds.
+    ///
+    /// # Cancel safety
+    /// The hold ends all the same.
+    pub async fn release(self) -> Option<Release> {
+        match Arc::into_inner(self.guard) {
+            Some(guard) => Some(guard.release().await),
+            None => None,
+        }
+    }
+}
+
+impl Deref for ReentrantGuard {
+    type Target = Guard;
+
+    fn deref(&self) -> &Guard {
+        &self.guard
+    }
+}

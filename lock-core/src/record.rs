@@ -1,0 +1,136 @@
+//! The record of a name: what a recipe keeps in the store beside its queue, for all sessions and none.
+
+use serde::{Deserialize, Serialize};
+
+use crate::decision::Limits;
+use crate::error::{Error, Result};
+use crate::name::Name;
+use crate::session::Live;
+
+/// A record as it is stored, in JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "recipe", rename_all = "kebab-case")]
+pub(crate) enum Record {
+    Semaphore {
+        limit: u32,
+        /// The highest limit under which a permit may still be held.
+        highest: u32,
+    },
+    /// A mutex whose next holder waits when the last one vanished.
+    LockDelay {
+        /// The token of the holder, until it releases.
+        holder: u64,
+        millis: u64,
+    },
+    Barrier {
+        raised: bool,
+    },
+    DoubleBarrier {
+        /// Everybody has arrived, and not everybody has left.
+        open: bool,
+    },
+    CountDownLatch {
+        count: u32,
+        /// Who has counted down, so that nobody counts twice.
+        done: Vec<String>,
+    },
+    Election {
+        /// The key of the entry that the last leader has named as the next.
+        successor: String,
+    },
+}
+
+impl Record {
+    /// The recipe that keeps it, as people call it.
+    pub(crate) fn recipe(&self) -> &'static str {
+        match self {
+            Self::Semaphore { .. } => "semaphore",
+            Self::LockDelay { .. } => "mutex",
+            Self::Barrier { .. } => "barrier",
+            Self::DoubleBarrier { .. } => "double barrier",
+            Self::CountDownLatch { .. } => "count-down latch",
+            Self::Election { .. } => "election",
+        }
+    }
+
+    pub(crate) fn is_of(&self, name: &Name, wanted: &'static str) -> Result<()> {
+        let found = self.recipe();
+        if found == wanted { Ok(()) } else { Err(Error::OtherRecipe { name: name.to_string(), wanted, found }) }
+    }
+}
+
+/// Reads a record; `None` when there is none.
+pub(crate) async fn read(live: &Live, name: &Name, wanted: &'static str) -> Result<Option<Record>> {
+    let place = live.session.record(name);
+    let content = live.retry(|| live.session.read(&place)).await?.unwrap_or_default();
+    parse(&content.value, name, wanted)
+}
+
+/// Replaces a record by what `change` makes of it, until that is done; `change` answers what it wants written, if
+/// anything, and a result. Returns the last result.
+///
+/// `change` is asked again when others were faster or an answer was lost; it may then see what it has written itself.
+pub(crate) async fn update<T: Send>(
+    live: &Live,
+    name: &Name,
+    wanted: &'static str,
+    mut change: impl FnMut(Option<Record>) -> Result<(Update, T)> + Send,
+) -> Result<T> {
+    let place = live.session.record(name);
+    let mut outcome = None;
+    live.rewrite(&place, |value| {
+        let changed = parse(value, name, wanted).and_then(&mut change);
+        let (update, result) = match changed {
+            Ok((update, result)) => (update, Ok(result)),
+            Err(error) => (Update::Keep, Err(error)),
+        };
+        outcome = Some(result);
+        match update {
+            Update::Keep => None,
+            Update::Write(record) => Some(serde_json::to_vec(&record).unwrap_or_default()),
+            Update::Clear => Some(Vec::new()),
+        }
+    })
+    .await?;
+    // A record is always there, so `change` was asked.
+    outcome.unwrap_or_else(|| Err(live.over()))
+}
+
+/// What becomes of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Update {
+    Keep,
+    Write(Record),
+    Clear,
+}
+
+fn parse(value: &[u8], name: &Name, wanted: &'static str) -> Result<Option<Record>> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let record: Record = serde_json::from_slice(value).map_err(|_| Error::OtherRecipe {
+        name: name.to_string(),
+        wanted,
+        found: "recipe of another version or program",
+    })?;
+    record.is_of(name, wanted)?;
+    Ok(Some(record))
+}
+
+/// The limits of a semaphore. Whoever comes first sets the one it believes in.
+pub(crate) async fn limits(live: &Live, name: &Name, believed: u32) -> Result<Limits> {
+    const SEMAPHORE: &str = "semaphore";
+    if let Some(Record::Semaphore { limit, highest }) = read(live, name, SEMAPHORE).await? {
+        return Ok(Limits { now: limit, highest });
+    }
+    update(live, name, SEMAPHORE, |record| {
+        Ok(match record {
+            Some(Record::Semaphore { limit, highest }) => (Update::Keep, Limits { now: limit, highest }),
+            _ => {
+                let first = Record::Semaphore { limit: believed, highest: believed };
+                (Update::Write(first), Limits { now: believed, highest: believed })
+            }
+        })
+    })
+    .await
+}
