@@ -26,10 +26,10 @@ pub(crate) struct DirectoryGone(pub(crate) String);
 #[error("directory {0} has numbered nearly 2^31 entries; delete it once it is empty, to let the numbers start again")]
 pub(crate) struct NumbersUsedUp(pub(crate) String);
 
-/// The session already watches as many entries as its client can carry over to another connection.
+/// The server's counter of writes to the node is used up.
 #[derive(Debug, thiserror::Error)]
-#[error("this session watches too many entries to add another; it is asked for again instead")]
-pub(crate) struct TooManyWatches;
+#[error("node {0} was written nearly 2^32 times; delete it while nobody uses it, to let the versions start again")]
+pub(crate) struct VersionsUsedUp(pub(crate) String);
 
 /// Why no server opened a session, by server.
 #[derive(Debug, thiserror::Error)]

@@ -28,6 +28,7 @@
 
 mod backend;
 mod config;
+mod downgrade;
 mod error;
 mod names;
 mod own_node;
@@ -36,6 +37,7 @@ mod proof;
 mod queue;
 mod session;
 mod tls;
+mod values;
 mod watch;
 
 pub use backend::ZooKeeper;

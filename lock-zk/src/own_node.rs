@@ -13,6 +13,9 @@ use crate::session::{DIRECTORY_TRIES, RENEW, ZkSession};
 
 const CREATE: &str = "create the session's node";
 
+/// The segment of the directory of all sessions' nodes. No lock's segment looks like this one.
+pub(crate) const DIRECTORY: &str = "%session";
+
 /// An ephemeral node of the session, with its owner as data.
 ///
 /// An enqueue is one transaction that creates the entry **and writes this node**. When an enqueue is not answered, the node
@@ -52,6 +55,14 @@ impl OwnNode {
 
     pub(crate) fn data(&self) -> &[u8] {
         &self.data
+    }
+}
+
+/// Tells the nodes of one session apart, later ones by greater numbers; `None` for another session's.
+pub(crate) fn number(name: &str, session: &str) -> Option<u64> {
+    match name.strip_prefix(session)? {
+        "" => Some(0),
+        rest => rest.strip_prefix('.')?.parse().ok(),
     }
 }
 
@@ -127,6 +138,28 @@ impl ZkSession {
                 }
                 Err(refused(error))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sessions_nodes_are_known_by_their_names() {
+        for (name, want) in [
+            ("0x1000a", Some(0)),
+            ("0x1000a.1", Some(1)),
+            ("0x1000a.12", Some(12)),
+            ("0x1000ab", None),
+            ("0x1000a1", None),
+            ("0x1000a.", None),
+            ("0x1000a.x", None),
+            ("0x1000", None),
+            ("", None),
+        ] {
+            assert_eq!(number(name, "0x1000a"), want, "{name}");
         }
     }
 }

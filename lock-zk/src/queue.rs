@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use lock_core::backend::{Ahead, Enqueue, Enqueued, Entry, Placed, QueueEntry};
+use lock_core::backend::{Ahead, Enqueue, Enqueued, Entry, Placed, QueueEntry, Standing};
 use lock_core::{Error, Result};
 use zookeeper_client as zk;
 use zookeeper_client::{Client, CreateMode, MultiWriteError, MultiWriteResult};
@@ -36,7 +36,7 @@ impl ZkSession {
                 Err(error) => return Err(self.classify(LIST, &directory, error)),
             }
         }
-        let prefix = format!("{directory}/{}", names::prefix(request.id));
+        let prefix = format!("{directory}/{}", names::prefix(request.id, request.kind));
         let options = CreateMode::EphemeralSequential.with_acls(self.settings.acls);
         for _ in 0..DIRECTORY_TRIES {
             let own = self.own.path();
@@ -106,7 +106,7 @@ impl ZkSession {
             Err(zk::Error::NoNode) => return Ok(None),
             Err(error) => return Err(self.classify(LIST, &directory, error)),
         };
-        let prefix = names::prefix(request.id);
+        let prefix = names::prefix(request.id, request.kind);
         for name in children.iter().filter(|name| name.starts_with(&prefix) && Place::parse(name).is_some()) {
             let key = format!("{directory}/{name}");
             match client.check_stat(&key).await {
@@ -121,7 +121,7 @@ impl ZkSession {
         Ok(None)
     }
 
-    pub(crate) async fn read_all(&self, client: &Client, directory: &str) -> Result<Vec<QueueEntry>> {
+    pub(crate) async fn read_all(&self, client: &Client, directory: &str, limit: usize) -> Result<Vec<QueueEntry>> {
         let sync = client.sync(directory);
         let list = client.list_children(directory);
         let (synced, listed) = tokio::join!(sync, list);
@@ -130,21 +130,32 @@ impl ZkSession {
             Err(zk::Error::NoNode) => return Ok(Vec::new()),
             Err(error) => return Err(self.classify(LIST, directory, error)),
         };
-        let keys: Vec<_> = names::in_order(&children).into_iter().map(|name| format!("{directory}/{name}")).collect();
-        let mut entries = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(READS) {
+        let mut places = names::in_order(&children).into_iter();
+        let mut entries = Vec::new();
+        loop {
+            // Those that are gone by the time they are read make room for others.
+            let wanted = limit.saturating_sub(entries.len()).min(READS);
+            let chunk: Vec<_> = places.by_ref().take(wanted).collect();
+            if chunk.is_empty() {
+                break;
+            }
             // Sent when called, not when awaited.
-            let reads: Vec<_> = keys.iter().map(|key| (key, client.get_data(key))).collect();
-            for (key, read) in reads {
+            let read = |place: Place<'_>| {
+                let key = format!("{directory}/{}", place.name());
+                (client.get_data(&key), key)
+            };
+            let reads: Vec<_> = chunk.iter().map(|place| (place, read(*place))).collect();
+            for (place, (read, key)) in reads {
                 match read.await {
                     Ok((value, stat)) => entries.push(QueueEntry {
-                        entry: entry(key.clone()),
+                        entry: entry(key),
+                        kind: place.kind(),
                         session: zk::SessionId(stat.ephemeral_owner).to_string(),
-                        token: Some(stat.czxid.unsigned_abs()),
+                        token: Some(place.former_token().unwrap_or(stat.czxid.unsigned_abs())),
                         value,
                     }),
                     Err(zk::Error::NoNode) => {}
-                    Err(error) => return Err(self.classify(LIST, key, error)),
+                    Err(error) => return Err(self.classify(LIST, &key, error)),
                 }
             }
         }
@@ -169,6 +180,8 @@ pub(crate) fn ahead(directory: &str, children: &[String], mine: Place<'_>, limit
         return None;
     }
     let ahead = names::ahead(children, mine);
-    let nearest = ahead.iter().take(limit).map(|name| entry(format!("{directory}/{name}"))).collect();
+    let standing =
+        |place: &Place<'_>| Standing { entry: entry(format!("{directory}/{}", place.name())), kind: place.kind() };
+    let nearest = ahead.iter().take(limit).map(standing).collect();
     Some(Ahead { nearest, more: ahead.len() > limit })
 }

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lock_core::backend::{Ahead, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Watched};
+use lock_core::backend::{
+    Ahead, Content, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Stir, Watched, Written,
+};
 use lock_core::clock::{BootClock, Clock, Instant};
 use lock_core::{Error, Name, Result};
 use tokio::sync::{Semaphore, watch};
@@ -16,17 +18,18 @@ use tokio::time::timeout;
 use zookeeper_client as zk;
 use zookeeper_client::{Acls, Client, CreateMode};
 
-use crate::error::{Closing, NoAnswer, Peer, TooManyWatches};
-use crate::own_node::OwnNode;
+use crate::downgrade::DOWNGRADE;
+use crate::error::{Closing, NoAnswer, Peer};
+use crate::own_node::{self, OwnNode};
 use crate::proof::Proofs;
-use crate::queue::{ahead, place};
-use crate::watch::{MAX_WATCHED_BYTES, removal};
+use crate::queue::{ahead, entry, place};
+use crate::values::{OWNER, READ, WRITE};
+use crate::watch::{MAX_WATCHED_BYTES, WATCH, WATCH_QUEUE};
 
 pub(crate) const RENEW: &str = "renew the session";
 pub(crate) const ENQUEUE: &str = "enter the queue";
 pub(crate) const ADOPT: &str = "look for an entry whose creation was not answered";
 pub(crate) const LIST: &str = "list the queue";
-const WATCH: &str = "watch an entry";
 const DEQUEUE: &str = "remove an entry";
 
 /// How often an entry is put into a directory that is removed at the same time. Servers remove container nodes that stay
@@ -40,8 +43,8 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    fn root(&self) -> &str {
-        self.chroot.trim_end_matches('/')
+    fn path(&self, segment: &str) -> String {
+        format!("{}/{segment}", self.chroot.trim_end_matches('/'))
     }
 }
 
@@ -60,8 +63,8 @@ pub(crate) struct ZkSession {
     closed: AtomicBool,
     /// Servers before 3.5.3 have no container nodes.
     no_containers: AtomicBool,
-    watched_bytes: Arc<Semaphore>,
-    warned_of_watches: AtomicBool,
+    pub(crate) watched_bytes: Arc<Semaphore>,
+    pub(crate) warned_of_watches: AtomicBool,
 }
 
 impl fmt::Debug for ZkSession {
@@ -73,8 +76,7 @@ impl fmt::Debug for ZkSession {
 impl ZkSession {
     pub(crate) fn new(client: Client, settings: Settings, owner: &[u8], began: Instant) -> Self {
         let (id, ttl) = (client.session_id(), client.session_timeout());
-        // No lock's segment looks like this one.
-        let own = OwnNode::new(format!("{}/%session", settings.root()), &id.to_string(), owner);
+        let own = OwnNode::new(settings.path(own_node::DIRECTORY), &id.to_string(), owner);
         Self {
             client: Mutex::new(Some(Arc::new(client))),
             id: id.to_string(),
@@ -105,7 +107,7 @@ impl ZkSession {
     }
 
     pub(crate) fn path(&self, segment: &str) -> String {
-        format!("{}/{segment}", self.settings.root())
+        self.settings.path(segment)
     }
 
     pub(crate) fn classify(&self, request: &'static str, path: &str, error: zk::Error) -> Error {
@@ -182,49 +184,53 @@ impl Session for ZkSession {
     }
 
     async fn watch(&self, entry: &Entry) -> Result<Watched> {
-        let size = u32::try_from(entry.key.len()).unwrap_or(u32::MAX);
-        let Ok(permit) = self.watched_bytes.clone().try_acquire_many_owned(size) else {
-            if !self.warned_of_watches.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
-                    session = self.id,
-                    "too many waiters for one session; the last ones are slower to notice"
-                );
-            }
-            let look = |client: Arc<Client>| async move {
-                match client.check_stat(&entry.key).await {
-                    Ok(None) | Err(zk::Error::NoNode) => Ok(Watched::Gone),
-                    Ok(Some(_)) => Err(Error::unavailable(WATCH, TooManyWatches)),
-                    Err(error) => Err(self.classify(WATCH, &entry.key, error)),
-                }
-            };
-            return self.bounded(WATCH, self.ttl / 3, look).await;
-        };
         let watch = |client: Arc<Client>| async move {
-            let state = client.state_watcher();
-            match client.get_and_watch_data(&entry.key).await {
-                Ok((_, _, watcher)) => Ok(Watched::Present(removal(watcher, state, permit))),
-                Err(zk::Error::NoNode) => Ok(Watched::Gone),
-                Err(error) => Err(self.classify(WATCH, &entry.key, error)),
+            match self.is_record(entry) {
+                true => self.watch_record(&client, &entry.key).await,
+                false => self.watch_entry(&client, &entry.key).await,
             }
         };
         self.bounded(WATCH, self.ttl / 3, watch).await
     }
 
-    async fn dequeue(&self, mine: &Entry) -> Result<Dequeued> {
-        let delete = |client: Arc<Client>| async move {
-            // Node names are never used twice, so there is no later incarnation to spare.
-            match client.delete(&mine.key, None).await {
-                Ok(()) => Ok(Dequeued::Removed),
-                Err(zk::Error::NoNode) => Ok(Dequeued::Absent),
-                Err(error) => Err(self.classify(DEQUEUE, &mine.key, error)),
-            }
-        };
-        self.bounded(DEQUEUE, self.ttl / 3, delete).await
+    async fn watch_queue(&self, queue: &Name) -> Result<Stir> {
+        let directory = self.path(queue.segment());
+        let watch = |client: Arc<Client>| async move { self.watch_children(&client, &directory).await };
+        self.bounded(WATCH_QUEUE, self.ttl / 3, watch).await
     }
 
-    async fn entries(&self, queue: &Name) -> Result<Vec<QueueEntry>> {
+    async fn dequeue(&self, entry: &Entry) -> Result<Dequeued> {
+        let remove = |client: Arc<Client>| async move {
+            self.remove(&client, entry).await.map_err(|error| self.classify(DEQUEUE, &entry.key, error))
+        };
+        self.bounded(DEQUEUE, self.ttl / 3, remove).await
+    }
+
+    async fn entries(&self, queue: &Name, limit: usize) -> Result<Vec<QueueEntry>> {
         let directory = self.path(queue.segment());
-        self.bounded(LIST, self.ttl / 3, |client| async move { self.read_all(&client, &directory).await }).await
+        let read = |client: Arc<Client>| async move { self.read_all(&client, &directory, limit).await };
+        self.bounded(LIST, self.ttl / 3, read).await
+    }
+
+    fn record(&self, queue: &Name) -> Entry {
+        entry(self.record_of(queue.segment()))
+    }
+
+    async fn read(&self, entry: &Entry) -> Result<Option<Content>> {
+        self.bounded(READ, self.ttl / 3, |client| async move { self.read_value(&client, entry).await }).await
+    }
+
+    async fn write(&self, entry: &Entry, version: u64, value: &[u8]) -> Result<Written> {
+        let write = |client: Arc<Client>| async move { self.write_value(&client, entry, version, value).await };
+        self.bounded(WRITE, self.ttl / 3, write).await
+    }
+
+    async fn downgrade(&self, mine: &Entry) -> Result<Option<Entry>> {
+        self.bounded(DOWNGRADE, self.ttl / 3, |client| async move { self.turn_reader(&client, mine).await }).await
+    }
+
+    async fn owner(&self, session: &str) -> Result<Option<Vec<u8>>> {
+        self.bounded(OWNER, self.ttl / 3, |client| async move { self.read_owner(&client, session).await }).await
     }
 
     async fn close(&self) -> Result<()> {
