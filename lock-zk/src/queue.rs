@@ -151,7 +151,7 @@ impl ZkSession {
                         entry: entry(key),
                         kind: place.kind(),
                         session: zk::SessionId(stat.ephemeral_owner).to_string(),
-                        token: Some(place.former_token().unwrap_or(stat.czxid.unsigned_abs())),
+                        token: Some(place.former_token().unwrap_or_else(|| stat.czxid.unsigned_abs())),
                         value,
                     }),
                     Err(zk::Error::NoNode) => {}
