@@ -4,7 +4,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_core::backend::{Ahead, Dequeued, Enqueue, Enqueued, Entry, Placed, Removal, Session, Watched};
+use lock_core::backend::{
+    Ahead, Content, Dequeued, Enqueue, Enqueued, Entry, Kind, Placed, Session, Standing, Stir, Watch, Watched, Written,
+};
 use lock_core::{Error, Name};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -15,15 +17,21 @@ use crate::PATIENCE;
 #[derive(Debug)]
 pub struct Attempt {
     queue: Name,
+    kind: Kind,
     /// Also what goes over the wire, in the entry's key.
     pub id: String,
     try_only: bool,
 }
 
 impl Attempt {
-    /// An attempt that waits its turn.
+    /// An attempt to lock a mutex that waits its turn.
     pub fn new(queue: &Name) -> Self {
-        Self { queue: queue.clone(), id: format!("{:032x}", fastrand::u128(..)), try_only: false }
+        Self::of_kind(queue, Kind::Exclusive)
+    }
+
+    /// An attempt of another recipe.
+    pub fn of_kind(queue: &Name, kind: Kind) -> Self {
+        Self { queue: queue.clone(), kind, id: format!("{:032x}", fastrand::u128(..)), try_only: false }
     }
 
     /// An attempt that enters a free queue only.
@@ -33,7 +41,7 @@ impl Attempt {
 
     /// The request that this attempt makes.
     pub fn request(&self) -> Enqueue<'_> {
-        Enqueue { queue: &self.queue, id: &self.id, value: b"value", only_if_free: self.try_only }
+        Enqueue { queue: &self.queue, kind: self.kind, id: &self.id, value: b"value", only_if_free: self.try_only }
     }
 
     /// Asks once.
@@ -81,6 +89,11 @@ pub async fn enqueue(session: &Arc<dyn Session>, queue: &Name) -> Placed {
     placed(Attempt::new(queue).enqueue(session).await)
 }
 
+/// Enters a queue for another recipe than a mutex.
+pub async fn enqueue_kind(session: &Arc<dyn Session>, queue: &Name, kind: Kind) -> Placed {
+    placed(Attempt::of_kind(queue, kind).enqueue(session).await)
+}
+
 /// The place that an answer must have given.
 pub fn placed(answer: lock_core::Result<Enqueued>) -> Placed {
     match answer {
@@ -116,12 +129,32 @@ pub async fn ahead(session: &Arc<dyn Session>, mine: &Entry, limit: usize) -> Op
     retried("ahead", || session.ahead(mine, limit)).await
 }
 
+/// An entry of a mutex as those behind it see it.
+pub fn mutex(entry: &Entry) -> Standing {
+    Standing { entry: entry.clone(), kind: Kind::Exclusive }
+}
+
 /// Watches an entry, which must be there.
-pub async fn watch(session: &Arc<dyn Session>, entry: &Entry) -> Removal {
+pub async fn watch(session: &Arc<dyn Session>, entry: &Entry) -> Watch {
     match retried("watch", || session.watch(entry)).await {
-        Watched::Present(removal) => removal,
+        Watched::Present(watch) => watch,
         Watched::Gone => panic!("{entry:?} is gone"),
     }
+}
+
+/// Watches a queue.
+pub async fn watch_queue(session: &Arc<dyn Session>, queue: &Name) -> Stir {
+    retried("watch a queue", || session.watch_queue(queue)).await
+}
+
+/// Reads the value of an entry or a record.
+pub async fn read(session: &Arc<dyn Session>, entry: &Entry) -> Option<Content> {
+    retried("read", || session.read(entry)).await
+}
+
+/// Writes the value of an entry or a record with one request, which must be answered.
+pub async fn write(session: &Arc<dyn Session>, entry: &Entry, version: u64, value: &[u8]) -> Written {
+    session.write(entry, version, value).await.unwrap_or_else(|error| panic!("write: {error}"))
 }
 
 /// Removes an entry.
@@ -131,6 +164,6 @@ pub async fn dequeue(session: &Arc<dyn Session>, entry: &Entry) -> Dequeued {
 
 /// The keys of a queue's entries, in order.
 pub async fn keys(session: &Arc<dyn Session>, queue: &Name) -> Vec<String> {
-    let entries = retried("entries", || session.entries(queue)).await;
+    let entries = retried("entries", || session.entries(queue, usize::MAX)).await;
     entries.into_iter().map(|entry| entry.entry.key).collect()
 }

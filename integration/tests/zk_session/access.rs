@@ -7,7 +7,7 @@ use integration::{Cut, Proxy, Tls, ZooKeeper, ZooKeeperOptions};
 use lock_core::Error;
 use lock_core::backend::Backend;
 
-use crate::{OWNER, enqueue, open_with, queue, retried};
+use crate::{OWNER, enqueue, mutex, open_with, queue, retried};
 
 /// What an `open` that fails says, with its source, and how long it takes.
 async fn refused(url: &str) -> (Error, String, Duration) {
@@ -46,7 +46,7 @@ async fn a_digest_user_without_permission_is_denied_with_user_and_path() {
     let other = open_with(&format!("app:right@{host}/team"), "acl=creator").await;
     let queue = queue();
     let (first, second) = (enqueue(&session, &queue).await, enqueue(&other, &queue).await);
-    assert_eq!(second.ahead.unwrap().nearest, [first.entry]);
+    assert_eq!(second.ahead.unwrap().nearest, [mutex(&first.entry)]);
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn credentials_outlive_a_reconnect() {
     for cut in [Cut::Fin, Cut::Rst] {
         proxy.cut(cut).await.unwrap();
         retried("renew", || session.renew()).await;
-        retried("entries", || session.entries(&queue)).await;
+        retried("entries", || session.entries(&queue, usize::MAX)).await;
     }
 }
 
@@ -75,7 +75,7 @@ async fn tls_with_the_right_authority_works_and_outlives_a_reconnect() {
         let mine = enqueue(&session, &queue).await;
         proxy.cut(Cut::Rst).await.unwrap();
         retried("renew", || session.renew()).await;
-        let entries = retried("entries", || session.entries(&queue)).await;
+        let entries = retried("entries", || session.entries(&queue, usize::MAX)).await;
         assert_eq!(entries[0].entry, mine.entry);
     }
 }

@@ -7,7 +7,7 @@ use integration::{Action, Cut, Direction, Mode, PATIENCE, Proxy, When, ZooKeeper
 use lock_core::Error;
 use tokio::time::timeout;
 
-use crate::{Attempt, enqueue, keys, lost, open, open_with, placed, prefix, queue};
+use crate::{Attempt, enqueue, keys, lost, mutex, open, open_with, placed, prefix, queue};
 
 /// Applied, and the answer lost, by an end of file, by a reset and by silence.
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn an_entry_whose_answer_was_lost_is_found_in_its_place() {
             "{cut:?}"
         );
         assert!(first.token < mine.token && mine.token < last.token);
-        assert_eq!(mine.ahead.as_ref().unwrap().nearest, [first.entry]);
+        assert_eq!(mine.ahead.as_ref().unwrap().nearest, [mutex(&first.entry)]);
         // Asking again changes nothing.
         assert_eq!(attempt.adopt(&session).await.unwrap().entry, mine.entry);
     }
@@ -258,7 +258,22 @@ async fn no_method_hangs_on_a_silent_link() {
         async { within("ahead", timeout(limit, async { failed(session.ahead(&mine.entry, 1).await.err()) }).await,) },
         async { within("watch", timeout(limit, async { failed(session.watch(&mine.entry).await.err()) }).await) },
         async { within("dequeue", timeout(limit, async { failed(session.dequeue(&mine.entry).await.err()) }).await,) },
-        async { within("entries", timeout(limit, async { failed(session.entries(&queue).await.err()) }).await) },
+        async {
+            let answer = async { failed(session.watch_queue(&queue).await.err()) };
+            within("watch_queue", timeout(limit, answer).await);
+        },
+        async { within("read", timeout(limit, async { failed(session.read(&mine.entry).await.err()) }).await) },
+        async {
+            let answer = async { failed(session.write(&mine.entry, 1, b"").await.err()) };
+            within("write", timeout(limit, answer).await);
+        },
+        async {
+            within("downgrade", timeout(limit, async { failed(session.downgrade(&mine.entry).await.err()) }).await)
+        },
+        async { within("owner", timeout(limit, async { failed(session.owner("0x1").await.err()) }).await) },
+        async {
+            within("entries", timeout(limit, async { failed(session.entries(&queue, usize::MAX).await.err()) }).await)
+        },
     );
     within("close", timeout(limit, async { failed(session.close().await.err()) }).await);
 }

@@ -12,7 +12,9 @@ mod watching;
 use std::sync::Arc;
 use std::time::Duration;
 
-use integration::session::{Attempt, ahead, dequeue, enqueue, keys, lost, placed, queue, retried, watch};
+use integration::session::{
+    Attempt, ahead, dequeue, enqueue, keys, lost, mutex, placed, queue, read, retried, watch, watch_queue, write,
+};
 use integration::{ZooKeeper, ZooKeeperOptions, eventually};
 use lock_core::backend::{Backend, Session};
 

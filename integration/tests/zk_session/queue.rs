@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use integration::{PATIENCE, ZooKeeper, eventually};
 use lock_core::Name;
-use lock_core::backend::{Ahead, Dequeued, Enqueued, Watched};
+use lock_core::backend::{Ahead, Change, Dequeued, Enqueued, Watched};
 use tokio::task::JoinSet;
 
-use crate::{Attempt, OWNER, ahead, dequeue, enqueue, keys, open, placed, queue, retried, single, until_gone};
+use crate::{Attempt, OWNER, ahead, dequeue, enqueue, keys, mutex, open, placed, queue, retried, single, until_gone};
 
 #[tokio::test]
 async fn entries_queue_in_order_and_tell_who_is_ahead() {
@@ -19,14 +19,14 @@ async fn entries_queue_in_order_and_tell_who_is_ahead() {
     let first = enqueue(&a, &queue).await;
     assert_eq!(first.ahead, Some(Ahead::default()));
     let second = enqueue(&b, &queue).await;
-    assert_eq!(second.ahead, Some(Ahead { nearest: vec![first.entry.clone()], more: false }));
+    assert_eq!(second.ahead, Some(Ahead { nearest: vec![mutex(&first.entry)], more: false }));
     let third = enqueue(&a, &queue).await;
-    assert_eq!(third.ahead.as_ref().unwrap().nearest, [second.entry.clone(), first.entry.clone()]);
+    assert_eq!(third.ahead.as_ref().unwrap().nearest, [mutex(&second.entry), mutex(&first.entry)]);
     assert!(first.token < second.token && second.token < third.token);
 
     let nearest = ahead(&a, &third.entry, 1).await.unwrap();
-    assert_eq!(nearest, Ahead { nearest: vec![second.entry.clone()], more: true });
-    let entries = b.entries(&queue).await.unwrap();
+    assert_eq!(nearest, Ahead { nearest: vec![mutex(&second.entry)], more: true });
+    let entries = b.entries(&queue, usize::MAX).await.unwrap();
     assert_eq!(entries.iter().map(|e| &e.entry).collect::<Vec<_>>(), [&first.entry, &second.entry, &third.entry]);
     assert_eq!(entries.iter().map(|e| e.token.unwrap()).collect::<Vec<_>>(), [first.token, second.token, third.token]);
     assert_eq!(entries.iter().map(|e| e.session.clone()).collect::<Vec<_>>(), [a.id(), b.id(), a.id()]);
@@ -35,7 +35,7 @@ async fn entries_queue_in_order_and_tell_who_is_ahead() {
     assert_eq!(dequeue(&b, &second.entry).await, Dequeued::Removed);
     assert_eq!(dequeue(&b, &second.entry).await, Dequeued::Absent);
     assert_eq!(ahead(&b, &second.entry, 1).await, None);
-    assert_eq!(ahead(&a, &third.entry, 5).await.unwrap().nearest, from_ref(&first.entry));
+    assert_eq!(ahead(&a, &third.entry, 5).await.unwrap().nearest, [mutex(&first.entry)]);
     assert!(matches!(b.watch(&second.entry).await.unwrap(), Watched::Gone));
 }
 
@@ -107,13 +107,13 @@ async fn nodes_of_other_clients_count_exactly_when_those_count_them() {
         key("0123456789abcdef0123456789abcdef__lock__0000000102"),
     ];
     assert_eq!(keys(&session, &queue).await[1..], foreign);
-    let entries = session.entries(&queue).await.unwrap();
+    let entries = session.entries(&queue, usize::MAX).await.unwrap();
     assert_eq!(entries[1].session, "0x0");
 
     // Its number is that of the children created so far, hence below those made up above.
     let mine = enqueue(&session, &queue).await;
-    assert_eq!(mine.ahead.unwrap().nearest, from_ref(&first.entry));
-    assert_eq!(ahead(&session, &mine.entry, 8).await.unwrap().nearest, [first.entry]);
+    assert_eq!(mine.ahead.unwrap().nearest, [mutex(&first.entry)]);
+    assert_eq!(ahead(&session, &mine.entry, 8).await.unwrap().nearest, [mutex(&first.entry)]);
     let try_only = Attempt::try_only(&queue);
     assert!(matches!(try_only.enqueue(&session).await, Ok(Enqueued::Busy)));
 }
@@ -157,7 +157,7 @@ async fn a_deleted_directory_is_made_again_and_its_entries_are_gone() {
         let (directory, name) = mine.entry.key.rsplit_once('/').unwrap();
         admin.delete(&format!("{directory}/{name}")).await.unwrap();
         admin.delete(directory).await.unwrap();
-        assert_eq!(removal.await, lock_core::backend::Removed::Gone);
+        assert_eq!(removal.await, Change::Removed);
         assert_eq!(ahead(&session, &mine.entry, 1).await, None);
         assert!(matches!(session.watch(&mine.entry).await.unwrap(), Watched::Gone));
         assert_eq!(dequeue(&session, &mine.entry).await, Dequeued::Absent);
@@ -246,7 +246,7 @@ async fn closing_removes_everything_at_once_and_ends_the_session_for_all() {
             Ok(_) | Err(lock_core::Error::Unavailable { .. } | lock_core::Error::SessionOver { .. })
         ));
     }
-    assert_eq!(removal.await, lock_core::backend::Removed::Unknown);
+    assert_eq!(removal.await, Change::Unknown);
     let over = |answer: Result<(), lock_core::Error>| matches!(answer, Err(lock_core::Error::SessionOver { .. }));
     assert!(over(session.renew().await.map(drop)));
     assert!(over(session.dequeue(&mine.entry).await.map(drop)));
@@ -263,7 +263,7 @@ async fn a_dropped_session_ends_in_the_store_too() {
     let removal = crate::watch(&session, &mine.entry).await;
     drop(session);
     until_gone(&zookeeper, &id, Duration::from_secs(2)).await;
-    assert_eq!(removal.await, lock_core::backend::Removed::Unknown);
+    assert_eq!(removal.await, Change::Unknown);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use integration::{Mode, PATIENCE, Proxy, ZooKeeper, eventually};
 use lock_core::Error;
-use lock_core::backend::{Removed, Session};
+use lock_core::backend::{Change, Session};
 
 use crate::{ahead, enqueue, open, open_with, queue, retried, watch};
 
@@ -23,7 +23,7 @@ async fn outlives_its_proof(observer: &Arc<dyn Session>, proxy: &Proxy, beats: &
     proxy.set_both(Mode::Discard);
     let mut observed = removal.await;
     // A watch that ended without a word is opened again.
-    while observed == Removed::Unknown {
+    while observed == Change::Unknown {
         match retried("watch", || observer.watch(&entry)).await {
             lock_core::backend::Watched::Present(removal) => observed = removal.await,
             lock_core::backend::Watched::Gone => break,
@@ -64,7 +64,7 @@ async fn an_entry_outlives_the_proof_of_a_follower_that_is_cut_off() {
             until = until.max(asked + retried("renew", || session.renew()).await);
         }
         zookeeper.pause(follower).unwrap();
-        assert_eq!(removal.await, Removed::Gone);
+        assert_eq!(removal.await, Change::Removed);
         let gone = Instant::now();
         assert!(gone >= until, "gone {:?} before the proof ended, beats {beats:?}", until - gone);
         zookeeper.resume(follower).unwrap();
@@ -114,11 +114,11 @@ async fn a_session_that_expired_is_over_for_every_method() {
         session.ahead(&mine.entry, 1).await.map(drop),
         session.watch(&mine.entry).await.map(drop),
         session.dequeue(&mine.entry).await.map(drop),
-        session.entries(&queue).await.map(drop),
+        session.entries(&queue, usize::MAX).await.map(drop),
     ] {
         assert!(matches!(answer, Err(Error::SessionOver { .. })), "{answer:?}");
     }
-    assert_eq!(removal.await, Removed::Unknown);
+    assert_eq!(removal.await, Change::Unknown);
     session.close().await.unwrap();
 }
 

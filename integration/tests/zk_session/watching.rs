@@ -5,32 +5,31 @@ use std::time::Duration;
 
 use integration::{Cut, PATIENCE, Proxy, ZooKeeper, eventually};
 use lock_core::Name;
-use lock_core::backend::{Removed, Session, Watched};
+use lock_core::backend::{Change, Session, Watched, Written};
 use tokio::time::timeout;
 
-use crate::{ahead, dequeue, enqueue, keys, open, open_with, queue, retried, watch};
+use crate::{ahead, dequeue, enqueue, keys, open, open_with, queue, read, retried, watch, watch_queue, write};
 
 #[tokio::test]
-async fn a_removal_is_a_fact_and_anything_else_is_unknown() {
+async fn a_removal_is_a_fact_and_a_write_is_an_update() {
     let zookeeper = ZooKeeper::single().await.unwrap();
     let (a, b) = (open(&zookeeper.endpoint(0)).await, open(&zookeeper.endpoint(0)).await);
     let queue = queue();
     let first = enqueue(&a, &queue).await.entry;
     let removal = watch(&b, &first).await;
     dequeue(&a, &first).await;
-    assert_eq!(removal.await, Removed::Gone);
+    assert_eq!(removal.await, Change::Removed);
 
-    // A change of data is no removal.
     let second = enqueue(&a, &queue).await.entry;
     let mut removal = watch(&b, &second).await;
     assert!(timeout(Duration::from_millis(50), &mut removal).await.is_err());
     zookeeper.admin().await.unwrap().client().set_data(&second.key, b"__REVOKE__", None).await.unwrap();
-    assert_eq!(removal.await, Removed::Unknown);
+    assert_eq!(removal.await, Change::Updated);
 
     let third = enqueue(&a, &queue).await.entry;
     let removal = watch(&b, &third).await;
     a.close().await.unwrap();
-    assert_eq!(removal.await, Removed::Gone);
+    assert_eq!(removal.await, Change::Removed);
 }
 
 #[tokio::test]
@@ -42,9 +41,9 @@ async fn removals_are_reported_in_the_order_of_the_store() {
         let (first, second) = (enqueue(&a, &queue).await.entry, enqueue(&a, &queue).await.entry);
         let (mut first_gone, second_gone) = (watch(&b, &first).await, watch(&b, &second).await);
         tokio::join!(dequeue(&a, &first), dequeue(&a, &second));
-        assert_eq!(second_gone.await, Removed::Gone);
+        assert_eq!(second_gone.await, Change::Removed);
         // Known by now, without any wait.
-        assert_eq!(timeout(Duration::ZERO, &mut first_gone).await, Ok(Removed::Gone));
+        assert_eq!(timeout(Duration::ZERO, &mut first_gone).await, Ok(Change::Removed));
     }
 }
 
@@ -62,14 +61,14 @@ async fn a_removal_during_a_disconnection_is_unknown_and_one_after_it_is_seen() 
         proxy.cut(cut).await.unwrap();
         dequeue(&a, &first).await;
         proxy.heal().await.unwrap();
-        assert_eq!(timeout(PATIENCE, first_gone).await, Ok(Removed::Unknown));
+        assert_eq!(timeout(PATIENCE, first_gone).await, Ok(Change::Unknown));
         assert!(matches!(retried("watch", || b.watch(&first)).await, Watched::Gone));
         dequeue(&a, &second).await;
         timeout(PATIENCE, second_gone).await.unwrap();
         let third = enqueue(&a, &queue).await.entry;
         let third_gone = watch(&b, &third).await;
         dequeue(&a, &third).await;
-        assert_eq!(third_gone.await, Removed::Gone);
+        assert_eq!(third_gone.await, Change::Removed);
     }
 }
 
@@ -113,7 +112,7 @@ async fn no_watch_is_left_behind() {
         drop(dropped);
         dequeue(&a, &entry).await;
         if i % 2 == 0 {
-            assert_eq!(removal.await, Removed::Gone);
+            assert_eq!(removal.await, Change::Removed);
         }
         assert!(matches!(b.watch(&entry).await.unwrap(), Watched::Gone));
     }
@@ -142,29 +141,42 @@ async fn too_many_watches_cost_neither_the_session_nor_a_wake_up() {
     for _ in 0..450 {
         entries.push(enqueue(&a, &queue).await.entry);
     }
-    let mut present = Vec::new();
-    let mut refused = None;
+    let mut watched = Vec::new();
     for entry in &entries {
-        match b.watch(entry).await {
-            Ok(Watched::Present(removal)) => present.push(removal),
-            Err(lock_core::Error::Unavailable { .. }) => refused = refused.or(Some(entry)),
-            other => panic!("{other:?}"),
-        }
+        watched.push(watch(&b, entry).await);
     }
-    let refused = refused.expect("450 paths of 320 bytes are more than 128 KiB");
-    assert!(present.len() > 300, "{}", present.len());
+    let record = b.record(&queue);
+    let recorded = watch(&b, &record).await;
+    let stirred = watch_queue(&b, &queue).await;
+    let in_the_server: usize = watches(&zookeeper).await.unwrap().parse().unwrap();
+    assert!((300..440).contains(&in_the_server), "450 paths of 320 bytes are more than 128 KiB: {in_the_server}");
 
     proxy.cut(Cut::Rst).await.unwrap();
     retried("renew", || b.renew()).await;
-    // A refused watch tells when there is nothing left to watch, and works once others have ended.
-    dequeue(&a, refused).await;
-    assert!(matches!(retried("watch", || b.watch(refused)).await, Watched::Gone));
-    let last = entries.last().unwrap();
+    // Those that found no room are looked at instead.
+    let (mut first, mut last) = (watched.remove(0), watched.pop().unwrap());
+    assert!(timeout(Duration::from_millis(50), &mut last).await.is_err());
+    assert_eq!(write(&a, &record, 0, b"1").await, Written::Done);
+    dequeue(&a, &entries[449]).await;
+    assert_eq!(timeout(PATIENCE, last).await, Ok(Change::Unknown));
+    timeout(PATIENCE, stirred).await.unwrap();
+    assert_eq!(timeout(PATIENCE, recorded).await, Ok(Change::Updated));
+    let last = watched.pop().unwrap();
+    let value = read(&a, &entries[448]).await.unwrap();
+    assert_eq!(write(&a, &entries[448], value.version, b"new").await, Written::Done);
+    assert_eq!(timeout(PATIENCE, last).await, Ok(Change::Updated));
+    assert!(matches!(retried("watch", || b.watch(&entries[449])).await, Watched::Gone));
+
+    // The others were told by the server, and make room.
+    assert!(timeout(Duration::from_millis(50), &mut first).await.is_err());
     dequeue(&a, &entries[0]).await;
-    timeout(PATIENCE, present.remove(0)).await.unwrap();
-    let removal = watch(&b, last).await;
-    dequeue(&a, last).await;
-    assert_eq!(removal.await, Removed::Gone);
+    timeout(PATIENCE, first).await.unwrap();
+    let removal = watch(&b, &entries[447]).await;
+    dequeue(&a, &entries[447]).await;
+    assert_eq!(timeout(PATIENCE, removal).await, Ok(Change::Removed));
+
+    // Nothing of it keeps the session from being closed.
+    timeout(Duration::from_secs(1), b.close()).await.unwrap().unwrap();
 }
 
 /// The runtime that carries the session is dropped under a waiter.
@@ -179,7 +191,7 @@ fn a_runtime_that_is_gone_panics_nobody() {
     let removal = carrying.block_on(watch(&session, &entry));
     drop(carrying);
     serving.block_on(async {
-        assert_eq!(removal.await, Removed::Unknown);
+        assert_eq!(removal.await, Change::Unknown);
         for answer in [
             session.renew().await.map(drop),
             session.watch(&entry).await.map(drop),
