@@ -5,15 +5,19 @@
 
 mod access;
 mod ambiguous;
+mod downgrade;
 mod queue;
+mod queue_watch;
 mod validity;
+mod values;
 mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use integration::session::{
-    Attempt, ahead, dequeue, enqueue, keys, lost, mutex, placed, queue, read, retried, watch, watch_queue, write,
+    Attempt, ahead, dequeue, enqueue, enqueue_kind, keys, lost, mutex, placed, queue, read, retried, watch,
+    watch_queue, write,
 };
 use integration::{ZooKeeper, ZooKeeperOptions, eventually};
 use lock_core::backend::{Backend, Session};

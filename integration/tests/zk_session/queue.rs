@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use integration::{PATIENCE, ZooKeeper, eventually};
 use lock_core::Name;
-use lock_core::backend::{Ahead, Change, Dequeued, Enqueued, Watched};
+use lock_core::backend::{Ahead, Change, Dequeued, Enqueued, Kind, Watched};
 use tokio::task::JoinSet;
 
 use crate::{Attempt, OWNER, ahead, dequeue, enqueue, keys, mutex, open, placed, queue, retried, single, until_gone};
@@ -89,26 +89,40 @@ async fn nodes_of_other_clients_count_exactly_when_those_count_them() {
         "_c_01234567-89ab-cdef-0123-456789abcdef-lock-0000000100",
         "_c_0123456789abcdef0123456789abcdef-lock-0000000101",
         "0123456789abcdef0123456789abcdef__lock__0000000102",
+        "0123456789abcdef0123456789abcdef__rlock__0000000103",
+        "_c_01234567-89ab-cdef-0123-456789abcdef-__READ__0000000104",
+        "_c_01234567-89ab-cdef-0123-456789abcdef-__WRIT__0000000104",
+        "_c_01234567-89ab-cdef-0123-456789abcdef-latch-0000000105",
+        "_c_01234567-89ab-cdef-0123-456789abcdef-permits3-0000000106",
         "ignored",
         "größe",
         "-lock-",
         "x-lock-12",
         "x-lease-0000000001",
-        "0123456789abcdef0123456789abcdef__rlock__0000000003",
+        "x-permits0-0000000001",
         "__lock__00000000é",
         "x-lock-9999999999",
     ] {
         admin.create(&format!("{directory}/{name}"), b"").await.unwrap();
     }
-    let key = |name: &str| format!("{directory}/{name}");
-    let foreign = [
-        key("_c_01234567-89ab-cdef-0123-456789abcdef-lock-0000000100"),
-        key("_c_0123456789abcdef0123456789abcdef-lock-0000000101"),
-        key("0123456789abcdef0123456789abcdef__lock__0000000102"),
-    ];
-    assert_eq!(keys(&session, &queue).await[1..], foreign);
     let entries = session.entries(&queue, usize::MAX).await.unwrap();
+    let seen: Vec<_> = entries[1..].iter().map(|e| (e.entry.key.rsplit_once('/').unwrap().1, e.kind)).collect();
+    // A writer of Curator makes the read node with its own number while its write node is there.
+    let want = [
+        ("_c_01234567-89ab-cdef-0123-456789abcdef-lock-0000000100", Kind::Exclusive),
+        ("_c_0123456789abcdef0123456789abcdef-lock-0000000101", Kind::Exclusive),
+        ("0123456789abcdef0123456789abcdef__lock__0000000102", Kind::Exclusive),
+        ("0123456789abcdef0123456789abcdef__rlock__0000000103", Kind::Read),
+        ("_c_01234567-89ab-cdef-0123-456789abcdef-__WRIT__0000000104", Kind::Write),
+        ("_c_01234567-89ab-cdef-0123-456789abcdef-__READ__0000000104", Kind::Read),
+        ("_c_01234567-89ab-cdef-0123-456789abcdef-latch-0000000105", Kind::Candidate),
+        ("_c_01234567-89ab-cdef-0123-456789abcdef-permits3-0000000106", Kind::Permits(3)),
+    ];
+    assert_eq!(seen, want);
     assert_eq!(entries[1].session, "0x0");
+    for limit in 0..12 {
+        assert_eq!(session.entries(&queue, limit).await.unwrap(), entries[..limit.min(entries.len())]);
+    }
 
     // Its number is that of the children created so far, hence below those made up above.
     let mine = enqueue(&session, &queue).await;

@@ -95,7 +95,7 @@ async fn watches(zookeeper: &ZooKeeper) -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix("Total watches:").map(str::to_owned))
 }
 
-async fn until_watches(zookeeper: &ZooKeeper, want: &str) {
+pub(crate) async fn until_watches(zookeeper: &ZooKeeper, want: &str) {
     let there = || async { (watches(zookeeper).await? == want).then_some(()) };
     eventually(format!("{want} watches"), PATIENCE, there).await.unwrap();
 }
