@@ -90,9 +90,10 @@ async fn a_watch_and_the_place_survive_a_restart_of_the_server() {
     assert_eq!(ahead(&b, &second, 1).await.unwrap().nearest, []);
 }
 
+/// Those on directories included, which `wchs` leaves out.
 async fn watches(zookeeper: &ZooKeeper) -> Option<String> {
-    let text = zookeeper.wchs(0).await.ok()?;
-    text.lines().find_map(|line| line.strip_prefix("Total watches:").map(str::to_owned))
+    let text = zookeeper.four_letter(0, "mntr").await.ok()?;
+    text.lines().find_map(|line| line.strip_prefix("zk_watch_count\t").map(str::to_owned))
 }
 
 pub(crate) async fn until_watches(zookeeper: &ZooKeeper, want: &str) {
