@@ -30,6 +30,7 @@ mod backend;
 mod config;
 mod downgrade;
 mod error;
+mod guarded;
 mod names;
 mod own_node;
 mod probe;
@@ -42,3 +43,4 @@ mod watch;
 
 pub use backend::ZooKeeper;
 pub use config::{Access, Config, Credentials, Scheme, Tls};
+pub use guarded::{Conflict, Guarded, GuardedError};

@@ -123,11 +123,23 @@ impl ZkSession {
         }
     }
 
-    /// Gives a request a client and a time limit, and ends it when the session is closed, which waits for all clients.
-    async fn bounded<T, F>(
+    /// Does work as [`within`](Self::within) the time that every request may take.
+    pub(crate) async fn bounded<T, F>(
         &self,
         request: &'static str,
+        work: impl FnOnce(Arc<Client>) -> F + Send,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send,
+    {
+        self.within(self.ttl / 3, request, work).await
+    }
+
+    /// Gives a request a client and a time limit, and ends it when the session is closed, which waits for all clients.
+    async fn within<T, F>(
+        &self,
         limit: Duration,
+        request: &'static str,
         work: impl FnOnce(Arc<Client>) -> F + Send,
     ) -> Result<T>
     where
@@ -156,17 +168,16 @@ impl Session for ZkSession {
 
     async fn renew(&self) -> Result<Duration> {
         let asked = BootClock.now();
-        self.bounded(RENEW, self.ttl / 4, |client| async move { self.heartbeat(&client).await }).await?;
+        self.within(self.ttl / 4, RENEW, |client| async move { self.heartbeat(&client).await }).await?;
         Ok(self.proofs.answered(asked))
     }
 
     async fn enqueue(&self, request: &Enqueue<'_>) -> Result<Enqueued> {
-        self.bounded(ENQUEUE, self.ttl / 3, |client| async move { self.put(&client, request).await }).await
+        self.bounded(ENQUEUE, |client| async move { self.put(&client, request).await }).await
     }
 
     async fn adopt(&self, request: &Enqueue<'_>) -> Result<Option<Placed>> {
-        let found =
-            self.bounded(ADOPT, self.ttl / 3, |client| async move { self.find(&client, request).await }).await?;
+        let found = self.bounded(ADOPT, |client| async move { self.find(&client, request).await }).await?;
         self.settled(request.id);
         Ok(found)
     }
@@ -180,7 +191,7 @@ impl Session for ZkSession {
                 Err(error) => Err(self.classify(LIST, directory, error)),
             }
         };
-        self.bounded(LIST, self.ttl / 3, list).await
+        self.bounded(LIST, list).await
     }
 
     async fn watch(&self, entry: &Entry) -> Result<Watched> {
@@ -190,26 +201,26 @@ impl Session for ZkSession {
                 false => self.watch_entry(&client, &entry.key).await,
             }
         };
-        self.bounded(WATCH, self.ttl / 3, watch).await
+        self.bounded(WATCH, watch).await
     }
 
     async fn watch_queue(&self, queue: &Name) -> Result<Stir> {
         let directory = self.path(queue.segment());
         let watch = |client: Arc<Client>| async move { self.watch_children(&client, &directory).await };
-        self.bounded(WATCH_QUEUE, self.ttl / 3, watch).await
+        self.bounded(WATCH_QUEUE, watch).await
     }
 
     async fn dequeue(&self, entry: &Entry) -> Result<Dequeued> {
         let remove = |client: Arc<Client>| async move {
             self.remove(&client, entry).await.map_err(|error| self.classify(DEQUEUE, &entry.key, error))
         };
-        self.bounded(DEQUEUE, self.ttl / 3, remove).await
+        self.bounded(DEQUEUE, remove).await
     }
 
     async fn entries(&self, queue: &Name, limit: usize) -> Result<Vec<QueueEntry>> {
         let directory = self.path(queue.segment());
         let read = |client: Arc<Client>| async move { self.read_all(&client, &directory, limit).await };
-        self.bounded(LIST, self.ttl / 3, read).await
+        self.bounded(LIST, read).await
     }
 
     fn record(&self, queue: &Name) -> Entry {
@@ -217,20 +228,20 @@ impl Session for ZkSession {
     }
 
     async fn read(&self, entry: &Entry) -> Result<Option<Content>> {
-        self.bounded(READ, self.ttl / 3, |client| async move { self.read_value(&client, entry).await }).await
+        self.bounded(READ, |client| async move { self.read_value(&client, entry).await }).await
     }
 
     async fn write(&self, entry: &Entry, version: u64, value: &[u8]) -> Result<Written> {
         let write = |client: Arc<Client>| async move { self.write_value(&client, entry, version, value).await };
-        self.bounded(WRITE, self.ttl / 3, write).await
+        self.bounded(WRITE, write).await
     }
 
     async fn downgrade(&self, mine: &Entry) -> Result<Option<Entry>> {
-        self.bounded(DOWNGRADE, self.ttl / 3, |client| async move { self.turn_reader(&client, mine).await }).await
+        self.bounded(DOWNGRADE, |client| async move { self.turn_reader(&client, mine).await }).await
     }
 
     async fn owner(&self, session: &str) -> Result<Option<Vec<u8>>> {
-        self.bounded(OWNER, self.ttl / 3, |client| async move { self.read_owner(&client, session).await }).await
+        self.bounded(OWNER, |client| async move { self.read_owner(&client, session).await }).await
     }
 
     async fn close(&self) -> Result<()> {

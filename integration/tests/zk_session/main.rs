@@ -6,6 +6,7 @@
 mod access;
 mod ambiguous;
 mod downgrade;
+mod guarded;
 mod queue;
 mod queue_watch;
 mod validity;

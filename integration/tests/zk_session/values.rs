@@ -161,7 +161,7 @@ async fn a_read_sees_what_another_server_was_told_before() {
         assert_eq!(write(writer, &record, version(writer, &record).await, &value).await, Written::Done);
         assert_eq!(read(&sessions[(round + 1) % 3], &record).await.unwrap().value, value);
         let entry = enqueue(writer, &queue).await.entry;
-        assert_eq!(keys(&sessions[(round + 2) % 3], &queue).await, [entry.key.clone()]);
+        assert_eq!(keys(&sessions[(round + 2) % 3], &queue).await, std::slice::from_ref(&entry.key));
         assert!(read(&sessions[(round + 1) % 3], &entry).await.is_some());
         dequeue(writer, &entry).await;
     }
