@@ -17,11 +17,15 @@
 //!
 //! # In the store
 //! A queue is the directory `<chroot>/<name>`, an entry an ephemeral sequential node in it, named as Apache Curator's
-//! `InterProcessMutex` names it: `_c_<uuid>-lock-<sequence>`. Clients of Curator, go-zookeeper and kazoo (with
-//! `extra_lock_patterns=["-lock-"]`) queue with this library when they use the same directory. Parents are container
-//! nodes, which the servers remove when they stay empty, and persistent nodes before ZooKeeper 3.5.3. A session keeps
-//! one more ephemeral node, `<chroot>/%session/<session id>`, with its owner as data; a number is added to its name each
-//! time it is replaced, which happens when the answer to an enqueue is lost.
+//! `InterProcessMutex`, `InterProcessReadWriteLock` and `LeaderLatch` name theirs: `_c_<uuid>-lock-<sequence>`, with
+//! `__READ__`, `__WRIT__` or `latch` for `lock`; other recipes have words of their own. Clients of Curator, go-zookeeper and
+//! kazoo (with `extra_lock_patterns=["-lock-"]`) queue with this library when they use the same directory. Parents are
+//! container nodes, which the servers remove when they stay empty, and persistent nodes before ZooKeeper 3.5.3. The record
+//! of a queue is the persistent node `<chroot>/%record/<name>`. A session keeps one more ephemeral node,
+//! `<chroot>/%session/<session id>`, with its owner as data; a number is added to its name each time it is replaced,
+//! which happens when the answer to an enqueue is lost.
+//!
+//! What a lock protects may be in ZooKeeper itself: see [`Guarded`].
 //!
 //! # Requirements
 //! ZooKeeper 3.5 or later. Servers must not grant session timeouts below two of their ticks; as shipped they do not.
