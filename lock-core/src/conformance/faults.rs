@@ -1,4 +1,4 @@
-//! The mutex while things break.
+//! The mutex, and what else lets one in at a time, while things break.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests; each name is the rule")]
 
 use std::sync::Arc;
@@ -6,20 +6,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{
-    Cut, Waiter, World, contenders, eventually, everywhere, fresh_name, in_time, name, patience, poll_and_drop,
-    queue_length,
-};
+use super::{Cut, Subject, Waiter, World, contenders, eventually, in_time, patience, poll_and_drop};
 use crate::{Error, Loss, Release, State};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-pub async fn removed_holder_is_lost_within_a_second(world: &dyn World) {
+pub async fn removed_holder_is_lost_within_a_second(world: &dyn World, subject: Subject) {
     let two = contenders(world, 2).await;
-    let mutex = everywhere(&two);
-    let holder = mutex[0].lock().await.unwrap();
-    let waiter = Waiter::start(world, &mutex[1], 2).await;
-    let entry = world.entries(&name(&mutex[0])).await.remove(0).entry;
+    let locks = subject.everywhere(world, &two).await;
+    let holder = locks[0].lock().await.unwrap();
+    let waiter = Waiter::start(world, &locks, 1, 2).await;
+    let entry = locks.entries(world).await.remove(0).entry;
     let began = Instant::now();
     world.remove(&entry).await;
     let loss = tokio::time::timeout(SECOND, holder.lost()).await.expect("noticed within a second");
@@ -31,16 +28,16 @@ pub async fn removed_holder_is_lost_within_a_second(world: &dyn World) {
     assert!(next.token() > holder.token());
     assert_eq!(holder.release().await, Release::NotHeld);
     next.check().unwrap();
-    assert_eq!(world.entries(&name(&mutex[0])).await.len(), 1, "the release touched nothing");
+    assert_eq!(locks.entries(world).await.len(), 1, "the release touched nothing");
 }
 
-pub async fn removed_waiter_is_told_and_lets_nobody_jump_ahead(world: &dyn World) {
+pub async fn removed_waiter_is_told_and_lets_nobody_jump_ahead(world: &dyn World, subject: Subject) {
     let three = contenders(world, 3).await;
-    let mutex = everywhere(&three);
-    let holder = mutex[0].lock().await.unwrap();
-    let middle = Waiter::start(world, &mutex[1], 2).await;
-    let last = Waiter::start(world, &mutex[2], 3).await;
-    let entry = world.entries(&name(&mutex[0])).await.remove(1).entry;
+    let locks = subject.everywhere(world, &three).await;
+    let holder = locks[0].lock().await.unwrap();
+    let middle = Waiter::start(world, &locks, 1, 2).await;
+    let last = Waiter::start(world, &locks, 2, 3).await;
+    let entry = locks.entries(world).await.remove(1).entry;
     world.remove(&entry).await;
     let error = tokio::time::timeout(SECOND, middle.0).await.expect("told within a second").unwrap().unwrap_err();
     assert!(matches!(error, Error::EntryRemoved { .. }), "{error}");
@@ -55,17 +52,17 @@ pub async fn removed_waiter_is_told_and_lets_nobody_jump_ahead(world: &dyn World
     last.guard(world).await.release().await;
 }
 
-pub async fn ended_session_is_noticed_and_replaced(world: &dyn World) {
+pub async fn ended_session_is_noticed_and_replaced(world: &dyn World, subject: Subject) {
     let two = contenders(world, 2).await;
-    let mutex = everywhere(&two);
-    let holder = mutex[0].lock().await.unwrap();
-    let waiter = Waiter::start(world, &mutex[1], 2).await;
+    let locks = subject.everywhere(world, &two).await;
+    let holder = locks[0].lock().await.unwrap();
+    let waiter = Waiter::start(world, &locks, 1, 2).await;
     world.expire(&two[0].client.session_id().await.unwrap()).await;
     let loss = tokio::time::timeout(SECOND.max(world.ttl() / 3), holder.lost()).await.expect("noticed");
     assert!(matches!(loss, Loss::SessionEnded | Loss::EntryRemoved | Loss::Expired), "{loss}");
     let next = waiter.guard(world).await;
     assert!(next.token() > holder.token());
-    let again = Waiter::start(world, &mutex[0], 2).await;
+    let again = Waiter::start(world, &locks, 0, 2).await;
     next.release().await;
     let again = again.guard(world).await;
     assert!(holder.check().is_err(), "an old guard stays lost");
@@ -74,13 +71,13 @@ pub async fn ended_session_is_noticed_and_replaced(world: &dyn World) {
     again.release().await;
 }
 
-pub async fn ended_session_of_a_middle_waiter_keeps_the_order(world: &dyn World) {
+pub async fn ended_session_of_a_middle_waiter_keeps_the_order(world: &dyn World, subject: Subject) {
     let four = contenders(world, 4).await;
-    let mutex = everywhere(&four);
-    let holder = mutex[0].lock().await.unwrap();
+    let locks = subject.everywhere(world, &four).await;
+    let holder = locks[0].lock().await.unwrap();
     let mut waiters = Vec::new();
-    for (i, mutex) in mutex.iter().enumerate().skip(1) {
-        waiters.push(Waiter::start(world, mutex, i + 1).await);
+    for i in 1..four.len() {
+        waiters.push(Waiter::start(world, &locks, i, i + 1).await);
     }
     world.expire(&four[2].client.session_id().await.unwrap()).await;
     let error = waiters.remove(1).outcome(world).await.unwrap_err();
@@ -95,85 +92,85 @@ pub async fn ended_session_of_a_middle_waiter_keeps_the_order(world: &dyn World)
     }
 }
 
-pub async fn ended_session_of_a_waiter_never_grants(world: &dyn World) {
+pub async fn ended_session_of_a_waiter_never_grants(world: &dyn World, subject: Subject) {
     let two = contenders(world, 2).await;
-    let mutex = everywhere(&two);
-    let holder = mutex[0].lock().await.unwrap();
-    let waiter = Waiter::start(world, &mutex[1], 2).await;
+    let locks = subject.everywhere(world, &two).await;
+    let holder = locks[0].lock().await.unwrap();
+    let waiter = Waiter::start(world, &locks, 1, 2).await;
     world.expire(&two[1].client.session_id().await.unwrap()).await;
-    queue_length(world, &mutex[0], 1).await;
+    locks.has_length(world, 1).await;
     let error = waiter.outcome(world).await.unwrap_err();
     assert!(matches!(error, Error::SessionLost { .. } | Error::EntryRemoved { .. }), "{error}");
     holder.check().unwrap();
     holder.release().await;
-    let next = in_time(world, "the next acquire just works", mutex[1].lock()).await.unwrap();
+    let next = in_time(world, "the next acquire just works", locks[1].lock()).await.unwrap();
     next.release().await;
 }
 
-pub async fn cut_keeps_guard_and_places(world: &dyn World) {
+pub async fn cut_keeps_guard_and_places(world: &dyn World, subject: Subject) {
     for how in [Cut::Fin, Cut::Rst] {
         let three = contenders(world, 3).await;
-        let mutex = everywhere(&three);
-        let holder = mutex[0].lock().await.unwrap();
-        let first = Waiter::start(world, &mutex[1], 2).await;
-        let second = Waiter::start(world, &mutex[2], 3).await;
-        let before = world.entries(&name(&mutex[0])).await;
+        let locks = subject.everywhere(world, &three).await;
+        let holder = locks[0].lock().await.unwrap();
+        let first = Waiter::start(world, &locks, 1, 2).await;
+        let second = Waiter::start(world, &locks, 2, 3).await;
+        let before = locks.entries(world).await;
         for contender in &three {
             contender.link.cut(how).await;
         }
         // Long enough for several renewals: the cut must not be noticed by then.
         tokio::time::sleep(world.ttl() + SECOND).await;
         holder.check().unwrap();
-        assert_eq!(world.entries(&name(&mutex[0])).await, before, "{how:?}: every place is kept");
+        assert_eq!(locks.entries(world).await, before, "{how:?}: every place is kept");
         three[1].link.cut(how).await;
         assert_eq!(holder.release().await, Release::Released);
         let first = first.guard(world).await;
         assert!(second.is_waiting());
         first.release().await;
         second.guard(world).await.release().await;
-        queue_length(world, &mutex[0], 0).await;
+        locks.has_length(world, 0).await;
     }
 }
 
-pub async fn lost_reply_of_enqueue_keeps_one_entry_in_its_place(world: &dyn World) {
+pub async fn lost_reply_of_enqueue_keeps_one_entry_in_its_place(world: &dyn World, subject: Subject) {
     for how in [Cut::Fin, Cut::Rst] {
         let three = contenders(world, 3).await;
-        let mutex = everywhere(&three);
-        let holder = mutex[0].lock().await.unwrap();
-        three[1].link.lose_next_reply(mutex[1].name(), how).await;
-        let unlucky = Waiter::start(world, &mutex[1], 2).await;
-        let last = Waiter::start(world, &mutex[2], 3).await;
+        let locks = subject.everywhere(world, &three).await;
+        let holder = locks[0].lock().await.unwrap();
+        three[1].link.lose_next_reply(locks[1].name(), how).await;
+        let unlucky = Waiter::start(world, &locks, 1, 2).await;
+        let last = Waiter::start(world, &locks, 2, 3).await;
         eventually("the unlucky one sleeps", patience(world), || async { three[1].client.metrics().waits >= 1 }).await;
-        assert_eq!(world.entries(&name(&mutex[0])).await.len(), 3, "{how:?}: one entry each");
+        assert_eq!(locks.entries(world).await.len(), 3, "{how:?}: one entry each");
         holder.release().await;
         let unlucky = unlucky.guard(world).await;
         assert!(last.is_waiting(), "{how:?}: the place is kept");
         unlucky.release().await;
         last.guard(world).await.release().await;
-        queue_length(world, &mutex[0], 0).await;
+        locks.has_length(world, 0).await;
     }
 }
 
-pub async fn lost_reply_of_release_is_settled(world: &dyn World) {
+pub async fn lost_reply_of_release_is_settled(world: &dyn World, subject: Subject) {
     for how in [Cut::Fin, Cut::Rst] {
         let two = contenders(world, 2).await;
-        let mutex = everywhere(&two);
-        let holder = mutex[0].lock().await.unwrap();
-        let waiter = Waiter::start(world, &mutex[1], 2).await;
-        two[0].link.lose_next_reply(mutex[0].name(), how).await;
+        let locks = subject.everywhere(world, &two).await;
+        let holder = locks[0].lock().await.unwrap();
+        let waiter = Waiter::start(world, &locks, 1, 2).await;
+        two[0].link.lose_next_reply(locks[0].name(), how).await;
         assert_eq!(in_time(world, "the release is settled", holder.release()).await, Release::Released, "{how:?}");
         let next = waiter.guard(world).await;
-        let again = Waiter::start(world, &mutex[0], 2).await;
+        let again = Waiter::start(world, &locks, 0, 2).await;
         next.check().unwrap();
         next.release().await;
         again.guard(world).await.release().await;
     }
 }
 
-pub async fn short_silence_is_suspect_and_passes(world: &dyn World) {
+pub async fn short_silence_is_suspect_and_passes(world: &dyn World, subject: Subject) {
     let one = world.contender().await;
-    let mutex = one.client.mutex(fresh_name()).unwrap();
-    let guard = mutex.lock().await.unwrap();
+    let locks = subject.in_one(world, &one).await;
+    let guard = locks[0].lock().await.unwrap();
     one.link.hold().await;
     let mut states = guard.watch();
     let state = in_time(world, "a silent link is suspect", states.changed()).await;
@@ -185,11 +182,11 @@ pub async fn short_silence_is_suspect_and_passes(world: &dyn World) {
     assert_eq!(guard.release().await, Release::Released);
 }
 
-pub async fn long_silence_ends_the_guard_before_the_next_grant(world: &dyn World) {
+pub async fn long_silence_ends_the_guard_before_the_next_grant(world: &dyn World, subject: Subject) {
     let two = contenders(world, 2).await;
-    let mutex = everywhere(&two);
-    let holder = Arc::new(mutex[0].lock().await.unwrap());
-    let waiter = Waiter::start(world, &mutex[1], 2).await;
+    let locks = subject.everywhere(world, &two).await;
+    let holder = Arc::new(locks[0].lock().await.unwrap());
+    let waiter = Waiter::start(world, &locks, 1, 2).await;
     two[0].link.hold().await;
     let lost_before_grant = {
         let holder = holder.clone();
@@ -208,76 +205,76 @@ pub async fn long_silence_ends_the_guard_before_the_next_grant(world: &dyn World
     tokio::time::sleep(world.ttl()).await;
     assert!(holder.check().is_err());
     next.check().unwrap();
-    assert_eq!(world.entries(&name(&mutex[0])).await.len(), 1);
+    assert_eq!(locks.entries(world).await.len(), 1);
 }
 
-pub async fn waiter_cut_off_for_longer_than_the_ttl_never_gets_a_guard(world: &dyn World) {
+pub async fn waiter_cut_off_for_longer_than_the_ttl_never_gets_a_guard(world: &dyn World, subject: Subject) {
     let two = contenders(world, 2).await;
-    let mutex = everywhere(&two);
-    let holder = mutex[0].lock().await.unwrap();
-    let waiter = Waiter::start(world, &mutex[1], 2).await;
+    let locks = subject.everywhere(world, &two).await;
+    let holder = locks[0].lock().await.unwrap();
+    let waiter = Waiter::start(world, &locks, 1, 2).await;
     two[1].link.hold().await;
-    queue_length(world, &mutex[0], 1).await;
+    locks.has_length(world, 1).await;
     holder.release().await;
     two[1].link.resume().await;
     let error = waiter.outcome(world).await.unwrap_err();
     assert!(matches!(error, Error::SessionLost { .. }) && error.is_session_lost(), "{error}");
-    let next = in_time(world, "the next acquire just works", mutex[1].lock()).await.unwrap();
+    let next = in_time(world, "the next acquire just works", locks[1].lock()).await.unwrap();
     next.release().await;
 }
 
-pub async fn deadline_holds_in_silence(world: &dyn World) {
+pub async fn deadline_holds_in_silence(world: &dyn World, subject: Subject) {
     let one = world.contender().await;
-    let mutex = one.client.mutex(fresh_name()).unwrap();
+    let locks = subject.in_one(world, &one).await;
     one.link.hold().await;
     let timeout = Duration::from_millis(200);
     let began = Instant::now();
-    let error = mutex.try_lock_for(timeout).await.unwrap_err();
+    let error = locks[0].try_lock_for(timeout).await.unwrap_err();
     let took = began.elapsed();
-    assert!(matches!(error, Error::Timeout { .. }) && error.to_string().contains(mutex.name()), "{error}");
+    assert!(matches!(error, Error::Timeout { .. }) && error.to_string().contains(locks[0].name()), "{error}");
     assert!(took >= timeout && took < timeout + Duration::from_millis(500), "took {took:?}");
     one.link.resume().await;
-    let guard = in_time(world, "the lock is free after all", mutex.lock()).await.unwrap();
-    queue_length(world, &mutex, 1).await;
+    let guard = in_time(world, "the lock is free after all", locks[0].lock()).await.unwrap();
+    locks.has_length(world, 1).await;
     guard.release().await;
 }
 
-pub async fn withdrawing_in_silence_leaves_nothing(world: &dyn World) {
+pub async fn withdrawing_in_silence_leaves_nothing(world: &dyn World, subject: Subject) {
     let two = contenders(world, 2).await;
-    let mutex = everywhere(&two);
+    let locks = subject.everywhere(world, &two).await;
     for held in [true, false] {
-        let holder = if held { Some(mutex[0].lock().await.unwrap()) } else { None };
+        let holder = if held { Some(locks[0].lock().await.unwrap()) } else { None };
         for step in 0..6 {
-            let acquire = Waiter::start_blindly(&mutex[1]);
+            let acquire = Waiter::start_blindly(&locks[1]);
             tokio::time::sleep(Duration::from_micros(400 * step)).await;
             two[1].link.hold().await;
             acquire.0.abort();
-            let another = Waiter::start_blindly(&mutex[1]);
+            let another = Waiter::start_blindly(&locks[1]);
             tokio::task::yield_now().await;
             another.0.abort();
             two[1].link.resume().await;
         }
         for polls in 0..4 {
             two[1].link.hold().await;
-            poll_and_drop(mutex[1].lock(), polls).await;
-            poll_and_drop(mutex[1].try_lock(), polls).await;
+            poll_and_drop(locks[1].lock(), polls).await;
+            poll_and_drop(locks[1].try_lock(), polls).await;
             two[1].link.resume().await;
         }
         if let Some(holder) = holder {
-            queue_length(world, &mutex[0], 1).await;
+            locks.has_length(world, 1).await;
             holder.release().await;
         }
-        queue_length(world, &mutex[0], 0).await;
-        let guard = in_time(world, "nobody is blocked", mutex[0].lock()).await.unwrap();
+        locks.has_length(world, 0).await;
+        let guard = in_time(world, "nobody is blocked", locks[0].lock()).await.unwrap();
         guard.release().await;
     }
 }
 
-pub async fn guard_dropped_in_silence_is_released_later(world: &dyn World) {
+pub async fn guard_dropped_in_silence_is_released_later(world: &dyn World, subject: Subject) {
     let two = contenders(world, 2).await;
-    let mutex = everywhere(&two);
-    let holder = mutex[0].lock().await.unwrap();
-    let waiter = Waiter::start(world, &mutex[1], 2).await;
+    let locks = subject.everywhere(world, &two).await;
+    let holder = locks[0].lock().await.unwrap();
+    let waiter = Waiter::start(world, &locks, 1, 2).await;
     two[0].link.hold().await;
     drop(holder);
     tokio::time::sleep(world.ttl() / 4).await;
@@ -285,15 +282,15 @@ pub async fn guard_dropped_in_silence_is_released_later(world: &dyn World) {
     two[0].link.resume().await;
     let guard = tokio::time::timeout(world.ttl() + SECOND * 2, waiter.0).await.expect("granted").unwrap().unwrap();
     guard.release().await;
-    queue_length(world, &mutex[0], 0).await;
+    locks.has_length(world, 0).await;
 }
 
-pub async fn release_in_silence_is_pending_and_settled_later(world: &dyn World) {
+pub async fn release_in_silence_is_pending_and_settled_later(world: &dyn World, subject: Subject) {
     let two = contenders(world, 2).await;
-    let mutex = everywhere(&two);
-    let holder = mutex[0].lock().await.unwrap();
+    let locks = subject.everywhere(world, &two).await;
+    let holder = locks[0].lock().await.unwrap();
     let states = holder.watch();
-    let waiter = Waiter::start(world, &mutex[1], 2).await;
+    let waiter = Waiter::start(world, &locks, 1, 2).await;
     two[0].link.hold().await;
     let release = tokio::spawn(holder.release());
     eventually("the guard is lost before anything is sent", SECOND, || async {
@@ -303,13 +300,13 @@ pub async fn release_in_silence_is_pending_and_settled_later(world: &dyn World) 
     assert_eq!(in_time(world, "an answer in time", release).await.unwrap(), Release::Pending);
     two[0].link.resume().await;
     waiter.guard(world).await.release().await;
-    queue_length(world, &mutex[0], 0).await;
+    locks.has_length(world, 0).await;
 }
 
-pub async fn work_stops_before_validity_ends(world: &dyn World) {
+pub async fn work_stops_before_validity_ends(world: &dyn World, subject: Subject) {
     let one = world.contender().await;
-    let mutex = one.client.mutex(fresh_name()).unwrap();
-    let guard = mutex.lock().await.unwrap();
+    let locks = subject.in_one(world, &one).await;
+    let guard = locks[0].lock().await.unwrap();
     assert_eq!(guard.run(async { 7 }).await.unwrap(), 7);
     one.link.hold().await;
     let work = guard.run(async {

@@ -11,6 +11,7 @@
 
 pub mod faults;
 pub mod mutex;
+mod subject;
 
 use std::future::Future;
 use std::pin::pin;
@@ -21,7 +22,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::backend::{Entry, QueueEntry};
-use crate::{Client, Guard, Mutex, Name};
+use crate::{Client, Guard, Name};
+pub use subject::Subject;
+use subject::{Everywhere, Exclusive, Held};
 
 /// A store under test, with the hand of an operator and links that can be broken.
 #[async_trait]
@@ -79,11 +82,21 @@ pub enum Cut {
 
 /// One test per rule, for one store. The first argument is the test attribute, the second an expression that is awaited
 /// for the [`World`](crate::conformance::World).
+///
+/// The mutex's rules are run for each [`Subject`](crate::conformance::Subject).
 #[macro_export]
 macro_rules! conformance {
     ($test:meta, $world:expr) => {
-        $crate::conformance! { @rules $test, $world;
-            mutex:
+        $crate::conformance! { @exclusive $test, $world, mutex, Mutex, names_do_not_overlap }
+        $crate::conformance! { @exclusive $test, $world, writer, Writer, names_do_not_overlap }
+        $crate::conformance! { @exclusive $test, $world, semaphore_of_one, SemaphoreOfOne, names_do_not_overlap }
+        $crate::conformance! { @exclusive $test, $world, last_of_five_permits, LastOfFivePermits, }
+    };
+    (@exclusive $test:meta, $world:expr, $group:ident, $subject:ident, $($more:ident),*) => {
+        mod $group {
+            #[allow(unused_imports, reason = "the world may be made with names in scope")]
+            use super::*;
+            $crate::conformance! { @of_subject $test, $world, $subject, mutex;
                 excludes_two_tasks_of_one_session,
                 excludes_two_sessions,
                 has_one_holder_under_contention,
@@ -97,30 +110,43 @@ macro_rules! conformance {
                 panicking_holder_releases,
                 withdrawing_at_any_moment_leaves_nothing,
                 withdrawn_middle_waiter_lets_nobody_jump_ahead,
-                names_do_not_overlap,
                 shows_who_waits,
                 refuses_bad_input_and_leaves_nothing,
                 closing_releases_everything_at_once,
-                forgotten_client_leaves_no_session;
-            faults:
-                removed_holder_is_lost_within_a_second,
-                removed_waiter_is_told_and_lets_nobody_jump_ahead,
-                ended_session_is_noticed_and_replaced,
-                ended_session_of_a_middle_waiter_keeps_the_order,
-                ended_session_of_a_waiter_never_grants,
-                cut_keeps_guard_and_places,
-                lost_reply_of_enqueue_keeps_one_entry_in_its_place,
-                lost_reply_of_release_is_settled,
-                short_silence_is_suspect_and_passes,
-                long_silence_ends_the_guard_before_the_next_grant,
-                waiter_cut_off_for_longer_than_the_ttl_never_gets_a_guard,
-                deadline_holds_in_silence,
-                withdrawing_in_silence_leaves_nothing,
-                guard_dropped_in_silence_is_released_later,
-                release_in_silence_is_pending_and_settled_later,
-                work_stops_before_validity_ends;
+                forgotten_client_leaves_no_session
+                $(, $more)*
+            }
+            mod faults {
+                #[allow(unused_imports, reason = "the world may be made with names in scope")]
+                use super::*;
+                $crate::conformance! { @of_subject $test, $world, $subject, faults;
+                    removed_holder_is_lost_within_a_second,
+                    removed_waiter_is_told_and_lets_nobody_jump_ahead,
+                    ended_session_is_noticed_and_replaced,
+                    ended_session_of_a_middle_waiter_keeps_the_order,
+                    ended_session_of_a_waiter_never_grants,
+                    cut_keeps_guard_and_places,
+                    lost_reply_of_enqueue_keeps_one_entry_in_its_place,
+                    lost_reply_of_release_is_settled,
+                    short_silence_is_suspect_and_passes,
+                    long_silence_ends_the_guard_before_the_next_grant,
+                    waiter_cut_off_for_longer_than_the_ttl_never_gets_a_guard,
+                    deadline_holds_in_silence,
+                    withdrawing_in_silence_leaves_nothing,
+                    guard_dropped_in_silence_is_released_later,
+                    release_in_silence_is_pending_and_settled_later,
+                    work_stops_before_validity_ends
+                }
+            }
         }
     };
+    (@of_subject $test:meta, $world:expr, $subject:ident, $rules:ident; $($rule:ident),+) => {$(
+        #[$test]
+        async fn $rule() {
+            let subject = $crate::conformance::Subject::$subject;
+            $crate::conformance::$rules::$rule(&$world.await, subject).await;
+        }
+    )+};
     (@rules $test:meta, $world:expr; $($group:ident: $($rule:ident),+;)+) => {$(
         mod $group {
             #[allow(unused_imports, reason = "the world may be made with names in scope")]
@@ -138,16 +164,6 @@ macro_rules! conformance {
 /// A name that no other test uses.
 fn fresh_name() -> String {
     format!("rule-{:016x}", fastrand::u64(..))
-}
-
-fn name(mutex: &Mutex) -> Name {
-    Name::new(mutex.name()).expect("a mutex has a valid name")
-}
-
-/// One mutex in several clients.
-fn everywhere(contenders: &[Contender]) -> Vec<Mutex> {
-    let name = fresh_name();
-    contenders.iter().map(|contender| contender.client.mutex(&name).expect("a valid name")).collect()
 }
 
 async fn contenders(world: &dyn World, n: usize) -> Vec<Contender> {
@@ -168,16 +184,6 @@ async fn eventually<F: Future<Output = bool>>(what: &str, within: Duration, mut 
     tokio::time::timeout(within, poll).await.unwrap_or_else(|_| panic!("not within {within:?}: {what}"));
 }
 
-/// Waits until a queue has `n` entries.
-async fn queue_length(world: &dyn World, mutex: &Mutex, n: usize) {
-    let (name, last) = (name(mutex), AtomicUsize::new(usize::MAX));
-    eventually(&format!("the queue of {name} has {n} entries"), patience(world), || async {
-        last.store(world.entries(&name).await.len(), Ordering::Relaxed);
-        last.load(Ordering::Relaxed) == n
-    })
-    .await;
-}
-
 /// Long enough for anything that is not broken.
 fn patience(world: &dyn World) -> Duration {
     world.ttl() * 3 + Duration::from_secs(2)
@@ -188,27 +194,27 @@ async fn in_time<F: Future>(world: &dyn World, what: &str, future: F) -> F::Outp
     tokio::time::timeout(within, future).await.unwrap_or_else(|_| panic!("not within {within:?}: {what}"))
 }
 
-/// A task that waits for a mutex.
-struct Waiter(tokio::task::JoinHandle<crate::Result<Guard>>);
+/// A task that waits for a lock.
+struct Waiter(tokio::task::JoinHandle<crate::Result<Held>>);
 
 impl Waiter {
-    /// Starts waiting and returns when the entry is in the queue, which has `n` entries then.
-    async fn start(world: &dyn World, mutex: &Mutex, n: usize) -> Self {
-        let waiter = Self::start_blindly(mutex);
-        queue_length(world, mutex, n).await;
+    /// Starts waiting in one of the clients and returns when the entry is in the queue, which has `n` entries then.
+    async fn start(world: &dyn World, locks: &Everywhere, client: usize, n: usize) -> Self {
+        let waiter = Self::start_blindly(&locks[client]);
+        locks.has_length(world, n).await;
         waiter
     }
 
-    fn start_blindly(mutex: &Mutex) -> Self {
-        let mutex = mutex.clone();
-        Self(tokio::spawn(async move { mutex.lock().await }))
+    fn start_blindly(lock: &Exclusive) -> Self {
+        let lock = lock.clone();
+        Self(tokio::spawn(async move { lock.lock().await }))
     }
 
-    async fn outcome(self, world: &dyn World) -> crate::Result<Guard> {
+    async fn outcome(self, world: &dyn World) -> crate::Result<Held> {
         in_time(world, "the waiter has its answer", self.0).await.expect("the waiter's task does not panic")
     }
 
-    async fn guard(self, world: &dyn World) -> Guard {
+    async fn guard(self, world: &dyn World) -> Held {
         self.outcome(world).await.expect("the waiter gets the lock")
     }
 
