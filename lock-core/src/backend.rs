@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -246,7 +247,7 @@ impl Kind {
 }
 
 /// One incarnation of an entry, or a record. Only its backend reads the fields.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     /// The entry's key or path in the store.
     pub key: String,
@@ -363,7 +364,8 @@ pub struct QueueEntry {
     pub kind: Kind,
     /// The session that owns it, as the store's own tools show it.
     pub session: String,
-    /// The fencing token that its holder has or will have; `None` where a listing does not tell.
+    /// The fencing token that its holder has or will have; `None` where a listing does not tell, which it always does for
+    /// candidates.
     pub token: Option<u64>,
     /// Its value: [owner metadata](crate::owner::Owner) when a client of this library wrote it, for elections and groups
     /// the value that the candidate or member shows.

@@ -11,11 +11,12 @@ use tokio::sync::OnceCell;
 use crate::backend::{Backend, QueueEntry};
 use crate::clock::{BootClock, Clock};
 use crate::error::{Error, Result};
+use crate::guard::AbortOnDrop;
 use crate::metrics::{Counters, Metrics};
 use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::Queue;
-use crate::recipes::{MultiLock, Mutex, Owners, ReentrantMutex, RwLock, Semaphore};
+use crate::recipes::{Election, MultiLock, Mutex, Owners, ReentrantMutex, RwLock, Semaphore};
 use crate::session::Live;
 
 /// A connection to one store, from which locks are made. Cheap to clone; clones share one session.
@@ -118,6 +119,14 @@ impl Client {
     /// [`Error::InvalidName`], and [`Error::InvalidConfig`] for a limit of 0.
     pub fn semaphore(&self, name: impl AsRef<str>, limit: u32) -> Result<Semaphore> {
         Semaphore::new(self.clone(), Name::new(name)?, limit)
+    }
+
+    /// An election of this name. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`].
+    pub fn election(&self, name: impl AsRef<str>) -> Result<Election> {
+        Ok(Election::new(self.clone(), Name::new(name)?))
     }
 
     /// The queue of this name, whatever recipe uses it, for people and tools. Makes no request.
@@ -226,6 +235,16 @@ impl Client {
     {
         let client = self.clone();
         self.on_runtime(async move { task(client.live().await?).await }).await?
+    }
+
+    /// Runs a task on the client's runtime as long as the caller waits for it.
+    pub(crate) async fn while_wanted<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let task = self.inner.runtime.spawn(task);
+        let _wanted = AbortOnDrop(task.abort_handle());
+        task.await.unwrap_or_else(|error| Err(Error::Runtime { problem: format!("did not answer: {error}") }))
     }
 
     async fn on_runtime<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T> {

@@ -50,6 +50,17 @@ pub enum Error {
         limit: usize,
     },
 
+    /// The value that an entry is to show, such as a candidate's, is too large; nothing was sent.
+    #[error("the value for {name:?} has {size} bytes, at most {limit} are allowed: show where to find the rest")]
+    ValueTooLarge {
+        /// The election or group.
+        name: String,
+        /// Its size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+
     /// No server of the store could be reached to open a session.
     #[error(
         "no server reached at {endpoints} within {within:?}; check the addresses, that a server runs there, and TLS settings"

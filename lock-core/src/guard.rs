@@ -57,6 +57,17 @@ struct Own {
     revoked: watch::Sender<bool>,
 }
 
+impl Own {
+    /// Returns whether it was held until now. The first reason given stands.
+    fn lose(&self, loss: Loss) -> bool {
+        self.loss.send_if_modified(|known| {
+            let held = known.is_none();
+            known.get_or_insert(loss);
+            held
+        })
+    }
+}
+
 /// What became of a [`Guard::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
@@ -244,6 +255,29 @@ impl Guard {
         &self.live
     }
 
+    pub(crate) fn lock(&self) -> &Name {
+        &self.lock
+    }
+
+    /// Replaces the value that the entry shows, while the lock is held. A request to let go stays in it.
+    pub(crate) async fn show(&self, value: &[u8]) -> Result<()> {
+        self.check()?;
+        let shown = self.live.rewrite(&self.entry, |old| {
+            let new = revocation::keep(old, value);
+            (self.check().is_ok() && new != old).then_some(new)
+        });
+        match shown.await {
+            Ok(true) => self.check(),
+            Ok(false) => {
+                self.check()?;
+                self.live.renew_now();
+                self.own.lose(Loss::EntryRemoved);
+                self.check()
+            }
+            Err(error) => self.check().and(Err(error)),
+        }
+    }
+
     /// Runs `work` while the lock is held, and stops it before the validity ends.
     ///
     /// The work is dropped when a twentieth of the ttl is left, and is never polled after the lock was lost, not even once
@@ -298,6 +332,11 @@ impl Guard {
     /// # Cancel safety
     /// The lock is released all the same, in the background.
     pub async fn release(self) -> Release {
+        self.let_go().await
+    }
+
+    /// As [`release`](Self::release), while others still look at the guard.
+    pub(crate) async fn let_go(&self) -> Release {
         if self.check().is_err() {
             return Release::NotHeld;
         }
@@ -340,11 +379,7 @@ impl Guard {
     /// Marks the guard lost locally. Returns whether it was held until now.
     fn end(&self) -> bool {
         self.watcher.abort();
-        self.own.loss.send_if_modified(|loss| {
-            let held = loss.is_none();
-            loss.get_or_insert(Loss::Released);
-            held
-        })
+        self.own.lose(Loss::Released)
     }
 
     fn lost_error(&self, loss: Loss) -> Error {
@@ -398,11 +433,7 @@ async fn watch_own(live: Arc<Live>, entry: Entry, mut watched: Option<Watch>, ow
     // The end of the session removes its entries too, and is then the reason to tell.
     if live.health.check().is_ok() {
         live.renew_now();
-        own.loss.send_if_modified(|loss| {
-            let held = loss.is_none();
-            loss.get_or_insert(Loss::EntryRemoved);
-            held
-        });
+        own.lose(Loss::EntryRemoved);
     }
 }
 
@@ -430,7 +461,8 @@ async fn nearly_expired(health: &Health, margin: Duration) -> Loss {
     }
 }
 
-struct AbortOnDrop(AbortHandle);
+/// A task that nobody needs when this is gone.
+pub(crate) struct AbortOnDrop(pub(crate) AbortHandle);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

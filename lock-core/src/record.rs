@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Entry;
 use crate::decision::Limits;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -35,8 +36,13 @@ pub(crate) enum Record {
         done: Vec<String>,
     },
     Election {
-        /// The key of the entry that the last leader has named as the next.
-        successor: String,
+        /// How often somebody of this library has taken office.
+        term: u64,
+        /// The token of the one who did so last.
+        leader: u64,
+        /// The candidate whom that one has named as the next.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        successor: Option<Entry>,
     },
 }
 

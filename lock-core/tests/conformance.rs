@@ -64,8 +64,8 @@ impl Link for MemoryLink {
         self.0.link().cut();
     }
 
-    async fn lose_next_reply(&self, _lock: &str, _how: Cut) {
-        for op in [Op::Enqueue, Op::Dequeue] {
+    async fn lose_next_reply(&self, _text: &str, _how: Cut) {
+        for op in [Op::Enqueue, Op::Dequeue, Op::Write] {
             self.0.link().plan(op, Fault::DropReply);
         }
     }

@@ -4,7 +4,10 @@ use std::future::Future;
 use std::time::Duration;
 
 use lock_core::memory::Memory;
-use lock_core::{Builder, Client, Error, Guard, Metrics, Mutex, Name, Release, State, StateWatch};
+use lock_core::{
+    Builder, Campaign, Candidate, Client, Election, Error, Guard, Leader, Leadership, Metrics, Mutex, Name, Observer,
+    Release, State, StateWatch,
+};
 
 fn send_sync<T: Send + Sync + 'static>() {}
 fn send_future<F: Future + Send>(_: F) {}
@@ -12,9 +15,13 @@ fn send_future<F: Future + Send>(_: F) {}
 #[test]
 fn public_types_and_futures_can_cross_threads() {
     send_sync::<Builder>();
+    send_sync::<Candidate>();
     send_sync::<Client>();
+    send_sync::<Election>();
     send_sync::<Error>();
     send_sync::<Guard>();
+    send_sync::<Leader>();
+    send_sync::<Leadership>();
     send_sync::<Memory>();
     send_sync::<Metrics>();
     send_sync::<Mutex>();
@@ -36,4 +43,15 @@ fn public_types_and_futures_can_cross_threads() {
         send_future(async move { states.changed().await });
     }
     let _ = futures;
+
+    fn of_elections(election: &Election, leadership: Leadership, mut observer: Observer) {
+        fn send_static<F: Future + Send + 'static>(_: F) {}
+        send_static::<Campaign>(election.campaign(String::new().as_str()));
+        send_future(election.leader());
+        send_future(election.candidates());
+        send_future(leadership.proclaim("x"));
+        send_future(leadership.resign());
+        send_future(async move { observer.next().await });
+    }
+    let _ = of_elections;
 }

@@ -9,6 +9,7 @@
 //! A rule asserts with a panic. Times are multiples of [`World::ttl`]; nothing waits for a fixed time where a condition
 //! can be waited for.
 
+pub mod election;
 pub mod faults;
 pub mod mutex;
 mod subject;
@@ -66,9 +67,9 @@ pub trait Link: Send + Sync {
     /// Closes the connection once. The client may connect again.
     async fn cut(&self, how: Cut);
 
-    /// Lets the next request that names this lock reach the store and be applied, and closes the connection before its
-    /// reply comes back. Returns at once.
-    async fn lose_next_reply(&self, lock: &str, how: Cut);
+    /// Lets the next request that contains this text, a lock's name or a value, reach the store and be applied, and closes
+    /// the connection before its reply comes back. Returns at once.
+    async fn lose_next_reply(&self, text: &str, how: Cut);
 }
 
 /// How a connection ends.
@@ -91,6 +92,27 @@ macro_rules! conformance {
         $crate::conformance! { @exclusive $test, $world, writer, Writer, names_do_not_overlap }
         $crate::conformance! { @exclusive $test, $world, semaphore_of_one, SemaphoreOfOne, names_do_not_overlap }
         $crate::conformance! { @exclusive $test, $world, last_of_five_permits, LastOfFivePermits, }
+        $crate::conformance! { @rules $test, $world;
+            election:
+                leads_in_the_order_of_the_queue,
+                has_one_leader_under_contention,
+                shows_the_leader_to_everybody,
+                proclaims_what_everybody_sees,
+                proclaiming_keeps_a_request_to_let_go,
+                observer_sees_every_leader_and_that_nobody_leads,
+                withdrawing_at_any_moment_leaves_nothing,
+                refuses_bad_input_and_leaves_nothing,
+                refuses_the_name_of_another_recipe,
+                closing_the_client_ends_the_leadership_at_once,
+                removed_leader_is_lost_within_a_second,
+                proclaiming_finds_out_that_the_entry_was_removed,
+                ended_session_of_the_leader_lets_the_next_lead,
+                ended_session_of_a_candidate_keeps_the_order,
+                cut_keeps_the_leader_the_candidates_and_the_observers,
+                lost_replies_change_nothing,
+                long_silence_ends_the_leadership_before_the_next_one,
+                withdrawing_in_silence_leaves_nothing;
+        }
     };
     (@exclusive $test:meta, $world:expr, $group:ident, $subject:ident, $($more:ident),*) => {
         mod $group {

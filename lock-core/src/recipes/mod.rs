@@ -1,11 +1,13 @@
 //! What users take: each recipe is a kind of entry, a way to wait, and a guard.
 
+mod election;
 mod multi_lock;
 mod mutex;
 mod reentrant_mutex;
 mod rw_lock;
 mod semaphore;
 
+pub use election::{Campaign, Candidate, Election, Leader, Leadership, Observer};
 pub use multi_lock::{MultiGuard, MultiLock};
 pub use mutex::Mutex;
 pub(crate) use reentrant_mutex::Owners;
@@ -19,7 +21,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::acquire::{Acquiring, Patience, Request, acquire};
-use crate::backend::Kind;
+use crate::backend::{Entry, Kind};
 use crate::client::Client;
 use crate::error::Result;
 use crate::guard::Guard;
@@ -110,14 +112,19 @@ impl<G> Acquire<G> {
     /// # Ok(()) }
     /// ```
     pub async fn position(&mut self) -> Result<Option<Position>> {
+        let Some((entry, name)) = self.entered().await? else { return Ok(None) };
+        let queue = self.client.entries(&name).await?;
+        let at = queue.iter().position(|other| other.entry == entry);
+        Ok(at.map(|ahead| Position { ahead, length: queue.len() }))
+    }
+
+    /// The entry, once there is one, and its queue; `None` when the attempt has ended without, and its answer says why.
+    async fn entered(&mut self) -> Result<Option<(Entry, Name)>> {
         self.start()?;
         let Some((acquiring, request)) = &self.acquiring else { return Ok(None) };
         let (mut entered, name) = (acquiring.entry.clone(), request.queue.clone());
-        // An error means that the attempt has ended without an entry, and its answer says why.
-        let Ok(entry) = entered.wait_for(Option::is_some).await.map(|entry| entry.clone()) else { return Ok(None) };
-        let queue = self.client.entries(&name).await?;
-        let at = queue.iter().position(|other| Some(&other.entry) == entry.as_ref());
-        Ok(at.map(|ahead| Position { ahead, length: queue.len() }))
+        let entry = entered.wait_for(Option::is_some).await.ok().and_then(|entry| entry.clone());
+        Ok(entry.map(|entry| (entry, name)))
     }
 
     fn start(&mut self) -> Result<()> {

@@ -1,0 +1,505 @@
+//! Leader election, while nothing breaks and while things do.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests; each name is the rule")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::{Contender, Cut, Witness, World, contenders, eventually, fresh_name, in_time, patience, poll_and_drop};
+use crate::{Election, Error, Leader, Leadership, Loss, Name, Observer, Release, Result, State};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// One election in several clients.
+fn everywhere(contenders: &[Contender]) -> Vec<Election> {
+    let name = fresh_name();
+    contenders.iter().map(|contender| contender.client.election(&name).unwrap()).collect()
+}
+
+fn queue(election: &Election) -> Name {
+    Name::new(election.name()).unwrap()
+}
+
+async fn has_length(world: &dyn World, election: &Election, n: usize) {
+    let queue = queue(election);
+    eventually(&format!("{queue} has {n} candidates"), patience(world), || async {
+        world.entries(&queue).await.len() == n
+    })
+    .await;
+}
+
+/// A task that stands for leadership.
+struct Standing(JoinHandle<Result<Leadership>>);
+
+impl Standing {
+    /// Starts and returns when the candidate is in the queue, which has `n` entries then.
+    async fn start(world: &dyn World, election: &Election, value: &str, n: usize) -> Self {
+        let standing = Self::start_blindly(election, value);
+        has_length(world, election, n).await;
+        standing
+    }
+
+    fn start_blindly(election: &Election, value: &str) -> Self {
+        Self(tokio::spawn(election.campaign(value)))
+    }
+
+    async fn outcome(self, world: &dyn World) -> Result<Leadership> {
+        in_time(world, "the candidate has its answer", self.0).await.expect("the candidate's task does not panic")
+    }
+
+    async fn leadership(self, world: &dyn World) -> Leadership {
+        self.outcome(world).await.expect("the candidate leads")
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.0.is_finished()
+    }
+}
+
+async fn leads(world: &dyn World, election: &Election, value: &str) -> Leadership {
+    in_time(world, "nobody else leads", election.campaign(value)).await.unwrap()
+}
+
+fn value(leader: &Leader) -> &str {
+    std::str::from_utf8(&leader.value).unwrap()
+}
+
+/// Follows an election until somebody shows `wanted`; returns the leaders seen on the way, that one the last.
+async fn seen_until(world: &dyn World, observer: &mut Observer, wanted: &str) -> Vec<Leader> {
+    let mut seen = Vec::new();
+    let following = async {
+        loop {
+            if let Some(leader) = observer.next().await.unwrap() {
+                seen.push(leader);
+                if value(seen.last().unwrap()) == wanted {
+                    break;
+                }
+            }
+        }
+    };
+    in_time(world, &format!("the observer sees {wanted:?}"), following).await;
+    seen
+}
+
+async fn nobody_leads(world: &dyn World, observer: &mut Observer) {
+    assert_eq!(in_time(world, "the observer sees a change", observer.next()).await.unwrap(), None);
+}
+
+pub async fn leads_in_the_order_of_the_queue(world: &dyn World) {
+    let three = contenders(world, 3).await;
+    let election = everywhere(&three);
+    let mut leader = leads(world, &election[0], "c0").await;
+    assert_eq!(leader.term(), 1);
+    let mut standing = Vec::new();
+    for i in 1..6 {
+        standing.push(Standing::start(world, &election[i % 3], &format!("c{i}"), i + 1).await);
+    }
+    let candidates = election[0].candidates().await.unwrap();
+    assert_eq!(
+        candidates.iter().map(|c| c.value.as_slice()).collect::<Vec<_>>(),
+        [b"c0", b"c1", b"c2", b"c3", b"c4", b"c5"]
+    );
+    assert_eq!(candidates[1].session, three[1].client.session_id().await.unwrap());
+    assert_eq!(candidates[1].owner.as_ref().unwrap().pid, std::process::id());
+    for (i, candidate) in candidates.iter().enumerate().skip(1) {
+        let (term, token) = (leader.term(), leader.token());
+        assert!(standing.iter().all(Standing::is_waiting), "nobody behind leads");
+        assert_eq!(leader.resign().await, Release::Released);
+        leader = standing.remove(0).leadership(world).await;
+        assert_eq!((leader.value(), leader.term()), (format!("c{i}").into_bytes(), term + 1));
+        assert!(leader.token() > token);
+        assert_eq!(candidate.token, Some(leader.token()));
+    }
+    leader.resign().await;
+    has_length(world, &election[0], 0).await;
+}
+
+pub async fn has_one_leader_under_contention(world: &dyn World) {
+    const TASKS: usize = 3;
+    const ROUNDS: usize = 6;
+    let three = contenders(world, 3).await;
+    let elections = everywhere(&three);
+    let witness = Arc::new(Witness::default());
+    let mut tasks = Vec::new();
+    for election in elections.iter().flat_map(|election| std::iter::repeat_n(election, TASKS)) {
+        let (election, witness) = (election.clone(), witness.clone());
+        tasks.push(tokio::spawn(async move {
+            for round in 0..ROUNDS {
+                let leadership = election.campaign("x").await.unwrap();
+                witness.enter(&leadership);
+                assert_eq!(leadership.term(), witness.grants(), "each leader has a term of its own");
+                tokio::task::yield_now().await;
+                leadership.check().unwrap();
+                witness.leave();
+                if round % 2 == 0 {
+                    assert_eq!(leadership.resign().await, Release::Released);
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        in_time(world, "every task has its rounds", task).await.unwrap();
+    }
+    assert_eq!(witness.grants(), (three.len() * TASKS * ROUNDS) as u64);
+    has_length(world, &elections[0], 0).await;
+}
+
+pub async fn shows_the_leader_to_everybody(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    assert_eq!(election[1].leader().await.unwrap(), None);
+    let leadership = leads(world, &election[0], "ä\0\u{ff}").await;
+    let leader = election[1].leader().await.unwrap().expect("somebody leads");
+    assert_eq!((value(&leader), leader.token, leader.term), ("ä\0\u{ff}", leadership.token(), Some(1)));
+    assert_eq!(leader.session, two[0].client.session_id().await.unwrap());
+    assert_eq!(leader.owner.unwrap().pid, std::process::id());
+    assert_eq!(leader.entry, *leadership.entry());
+    let standing = Standing::start(world, &election[1], "next", 2).await;
+    assert_eq!(election[1].leader().await.unwrap().unwrap().token, leadership.token());
+    leadership.resign().await;
+    let next = standing.leadership(world).await;
+    assert_eq!(election[0].leader().await.unwrap().unwrap().token, next.token());
+    next.resign().await;
+    assert_eq!(election[0].leader().await.unwrap(), None);
+}
+
+pub async fn proclaims_what_everybody_sees(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let mut observer = election[1].observe();
+    nobody_leads(world, &mut observer).await;
+    let leadership = leads(world, &election[0], "v0").await;
+    let first = seen_until(world, &mut observer, "v0").await.remove(0);
+    assert_eq!((first.token, first.term), (leadership.token(), Some(1)));
+    for i in 1..5 {
+        let shown = format!("v{i}");
+        leadership.proclaim(&shown).await.unwrap();
+        assert_eq!(leadership.value(), shown.as_bytes());
+        assert_eq!(election[1].leader().await.unwrap().unwrap().value, shown.as_bytes());
+        let seen = seen_until(world, &mut observer, &shown).await;
+        assert_eq!(
+            seen,
+            [Leader { value: shown.into_bytes(), ..first.clone() }],
+            "the same leader, with the new value"
+        );
+    }
+    // In the order of the calls, also when nobody waits for the earlier ones.
+    for i in 0..8 {
+        poll_and_drop(leadership.proclaim(format!("dropped {i}")), i % 4).await;
+    }
+    let (a, b) = tokio::join!(leadership.proclaim("second to last"), leadership.proclaim("last"));
+    a.and(b).unwrap();
+    assert_eq!(election[1].leader().await.unwrap().unwrap().value, b"last");
+    assert_eq!(leadership.value(), b"last");
+    leadership.check().unwrap();
+    has_length(world, &election[0], 1).await;
+}
+
+pub async fn proclaiming_keeps_a_request_to_let_go(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let leadership = leads(world, &election[0], "before").await;
+    assert!(two[1].client.queue(election[1].name()).unwrap().revoke(leadership.token()).await.unwrap());
+    in_time(world, "the leader is asked", leadership.revoked()).await;
+    assert_eq!(election[1].leader().await.unwrap().unwrap().value, b"before", "the request is not part of the value");
+    leadership.proclaim("after").await.unwrap();
+    assert!(leadership.is_revoked());
+    assert_eq!(world.entries(&queue(&election[0])).await[0].value, b"__REVOKE__after");
+    let leader = election[1].leader().await.unwrap().unwrap();
+    assert_eq!((leader.value, leader.token), (b"after".to_vec(), leadership.token()));
+    let place = two[1].client.queue(election[1].name()).unwrap().list().await.unwrap().remove(0);
+    assert!(place.revoked && place.value == b"after");
+}
+
+pub async fn observer_sees_every_leader_and_that_nobody_leads(world: &dyn World) {
+    let three = contenders(world, 3).await;
+    let election = everywhere(&three);
+    let mut observer = election[2].observe();
+    nobody_leads(world, &mut observer).await;
+    let mut greatest = 0;
+    for i in 0..4 {
+        let leadership = leads(world, &election[i % 2], &format!("c{i}")).await;
+        let leader = in_time(world, "the observer sees a change", observer.next()).await.unwrap().expect("a leader");
+        assert_eq!((leader.token, value(&leader)), (leadership.token(), format!("c{i}").as_str()));
+        assert!(leader.token > greatest);
+        greatest = leader.token;
+        // Dropping the future misses nothing.
+        poll_and_drop(observer.next(), 3).await;
+        leadership.resign().await;
+        nobody_leads(world, &mut observer).await;
+    }
+    let leadership = leads(world, &election[0], "a").await;
+    let next = Standing::start(world, &election[1], "b", 2).await;
+    assert_eq!(value(&seen_until(world, &mut observer, "a").await[0]), "a", "a waiting candidate is no news");
+    leadership.resign().await;
+    let next = next.leadership(world).await;
+    let seen = seen_until(world, &mut observer, "b").await;
+    assert_eq!(seen.iter().map(|leader| leader.token).collect::<Vec<_>>(), [next.token()]);
+    let mut late = election[0].observe();
+    let leader = in_time(world, "the first answer comes at once", late.next()).await.unwrap();
+    assert_eq!(leader, seen.last().cloned());
+}
+
+pub async fn withdrawing_at_any_moment_leaves_nothing(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    for led in [true, false] {
+        let leader = if led { Some(leads(world, &election[0], "leader").await) } else { None };
+        for polls in 0..4 {
+            poll_and_drop(election[1].campaign("withdrawn"), polls).await;
+        }
+        for step in 0..40 {
+            let moment = Duration::from_micros(150 * step);
+            let _ = tokio::time::timeout(moment, election[1].campaign("withdrawn")).await;
+        }
+        has_length(world, &election[0], usize::from(led)).await;
+        if let Some(leader) = leader {
+            leader.check().unwrap();
+            leader.resign().await;
+        }
+        leads(world, &election[1], "nobody is in the way").await.resign().await;
+    }
+}
+
+pub async fn refuses_bad_input_and_leaves_nothing(world: &dyn World) {
+    let one = world.contender().await;
+    assert!(matches!(one.client.election(""), Err(Error::InvalidName { .. })));
+    let election = one.client.election(fresh_name()).unwrap();
+    let large = vec![b'x'; 4097];
+    let error = election.campaign(&large).await.unwrap_err();
+    assert!(matches!(error, Error::ValueTooLarge { size: 4097, limit: 4096, .. }), "{error}");
+    assert!(error.to_string().contains(election.name()), "{error}");
+    let error = election.campaign("__REVOKE__me").await.unwrap_err();
+    assert!(matches!(error, Error::InvalidConfig { .. }), "{error}");
+    assert_eq!(world.entries(&queue(&election)).await.len(), 0);
+    let leadership = leads(world, &election, "small").await;
+    let error = leadership.proclaim(&large).await.unwrap_err();
+    assert!(matches!(error, Error::ValueTooLarge { .. }), "{error}");
+    leadership.proclaim(&large[1..]).await.unwrap();
+    assert_eq!(election.leader().await.unwrap().unwrap().value.len(), 4096);
+    leadership.proclaim("").await.unwrap();
+    assert_eq!(election.leader().await.unwrap().unwrap().value, b"");
+    leadership.resign().await;
+}
+
+pub async fn refuses_the_name_of_another_recipe(world: &dyn World) {
+    let one = world.contender().await;
+    let name = fresh_name();
+    let (election, lock) = (one.client.election(&name).unwrap(), one.client.rw_lock(&name).unwrap());
+    let is_told = |error: &Error| matches!(error, Error::OtherRecipe { .. }) && error.to_string().contains(&name);
+    let held = lock.write().await.unwrap();
+    for error in [
+        in_time(world, "an answer", election.campaign("x")).await.map(drop).unwrap_err(),
+        election.leader().await.map(drop).unwrap_err(),
+        election.candidates().await.map(drop).unwrap_err(),
+        in_time(world, "an answer", election.observe().next()).await.map(drop).unwrap_err(),
+    ] {
+        assert!(is_told(&error), "{error}");
+    }
+    assert_eq!(world.entries(&queue(&election)).await.len(), 1, "nothing of it is left when that is told");
+    held.release().await;
+    let leadership = leads(world, &election, "x").await;
+    let error = in_time(world, "an answer", lock.write()).await.unwrap_err();
+    assert!(is_told(&error), "{error}");
+    leadership.check().unwrap();
+    leadership.resign().await;
+
+    // Here only what is kept beside the queue tells.
+    let semaphore = one.client.semaphore(fresh_name(), 2).unwrap();
+    semaphore.acquire(1).await.unwrap().release().await;
+    let election = one.client.election(semaphore.name()).unwrap();
+    let error = in_time(world, "an answer", election.campaign("x")).await.unwrap_err();
+    assert!(matches!(error, Error::OtherRecipe { .. }), "{error}");
+    assert_eq!(world.entries(&queue(&election)).await.len(), 0);
+}
+
+pub async fn closing_the_client_ends_the_leadership_at_once(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let leadership = leads(world, &election[0], "a").await;
+    let next = Standing::start(world, &election[1], "b", 2).await;
+    let began = Instant::now();
+    two[0].client.close().await;
+    assert!(matches!(leadership.check(), Err(Error::Lost { loss: Loss::Closed, .. })));
+    assert!(matches!(leadership.proclaim("c").await, Err(Error::Lost { loss: Loss::Closed, .. })));
+    let next = next.leadership(world).await;
+    assert!(began.elapsed() < world.ttl() / 2, "{:?}", began.elapsed());
+    assert_eq!(leadership.resign().await, Release::NotHeld);
+    next.check().unwrap();
+}
+
+pub async fn removed_leader_is_lost_within_a_second(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let mut observer = election[1].observe();
+    let leadership = leads(world, &election[0], "a").await;
+    seen_until(world, &mut observer, "a").await;
+    let next = Standing::start(world, &election[1], "b", 2).await;
+    world.remove(leadership.entry()).await;
+    let loss = tokio::time::timeout(SECOND, leadership.lost()).await.expect("noticed within a second");
+    assert_eq!(loss, Loss::EntryRemoved);
+    let next = next.leadership(world).await;
+    assert!(next.token() > leadership.token() && next.term() > leadership.term());
+    seen_until(world, &mut observer, "b").await;
+    let error = leadership.proclaim("c").await.unwrap_err();
+    assert!(matches!(error, Error::Lost { loss: Loss::EntryRemoved, .. }), "{error}");
+    assert_eq!(leadership.resign().await, Release::NotHeld);
+    next.check().unwrap();
+    assert_eq!(election[0].leader().await.unwrap().unwrap().value, b"b");
+}
+
+pub async fn proclaiming_finds_out_that_the_entry_was_removed(world: &dyn World) {
+    let one = world.contender().await;
+    let election = one.client.election(fresh_name()).unwrap();
+    let leadership = leads(world, &election, "a").await;
+    world.remove(leadership.entry()).await;
+    let error = leadership.proclaim("b").await.unwrap_err();
+    assert!(matches!(error, Error::Lost { loss: Loss::EntryRemoved, .. }), "{error}");
+    assert_eq!(leadership.state(), State::Lost(Loss::EntryRemoved));
+    has_length(world, &election, 0).await;
+}
+
+pub async fn ended_session_of_the_leader_lets_the_next_lead(world: &dyn World) {
+    let three = contenders(world, 3).await;
+    let election = everywhere(&three);
+    let mut observer = election[2].observe();
+    let leadership = leads(world, &election[0], "a").await;
+    seen_until(world, &mut observer, "a").await;
+    let next = Standing::start(world, &election[1], "b", 2).await;
+    world.expire(&three[0].client.session_id().await.unwrap()).await;
+    let next = next.leadership(world).await;
+    assert!(next.token() > leadership.token());
+    assert_eq!(next.term(), leadership.term() + 1);
+    // It may not know yet what the operator did.
+    let error = leadership.proclaim("c").await.unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error}");
+    assert!(leadership.check().is_err());
+    assert_eq!(seen_until(world, &mut observer, "b").await.len(), 1);
+    let again = Standing::start(world, &election[0], "d", 2).await;
+    next.resign().await;
+    again.leadership(world).await.resign().await;
+    has_length(world, &election[0], 0).await;
+}
+
+pub async fn ended_session_of_a_candidate_keeps_the_order(world: &dyn World) {
+    let four = contenders(world, 4).await;
+    let election = everywhere(&four);
+    let mut leadership = leads(world, &election[0], "c0").await;
+    let mut standing = Vec::new();
+    for (i, election) in election.iter().enumerate().skip(1) {
+        standing.push(Standing::start(world, election, &format!("c{i}"), i + 1).await);
+    }
+    world.expire(&four[2].client.session_id().await.unwrap()).await;
+    let error = standing.remove(1).outcome(world).await.unwrap_err();
+    assert!(matches!(error, Error::SessionLost { .. } | Error::EntryRemoved { .. }) && error.is_retryable(), "{error}");
+    for wanted in ["c1", "c3"] {
+        assert!(standing.iter().all(Standing::is_waiting));
+        leadership.check().unwrap();
+        leadership.resign().await;
+        leadership = standing.remove(0).leadership(world).await;
+        assert_eq!(leadership.value(), wanted.as_bytes());
+    }
+}
+
+pub async fn cut_keeps_the_leader_the_candidates_and_the_observers(world: &dyn World) {
+    for how in [Cut::Fin, Cut::Rst] {
+        let three = contenders(world, 3).await;
+        let election = everywhere(&three);
+        let mut observer = election[2].observe();
+        nobody_leads(world, &mut observer).await;
+        let leadership = leads(world, &election[0], "a").await;
+        seen_until(world, &mut observer, "a").await;
+        let next = Standing::start(world, &election[1], "b", 2).await;
+        for contender in &three {
+            contender.link.cut(how).await;
+        }
+        leadership.proclaim("a again").await.unwrap();
+        seen_until(world, &mut observer, "a again").await;
+        for contender in &three {
+            contender.link.cut(how).await;
+        }
+        leadership.check().unwrap();
+        assert_eq!(in_time(world, "an answer", leadership.resign()).await, Release::Released);
+        let next = next.leadership(world).await;
+        assert_eq!((next.value(), next.term()), (b"b".to_vec(), 2), "{how:?}");
+        let seen = seen_until(world, &mut observer, "b").await;
+        assert!(seen.iter().all(|leader| leader.token == next.token()), "{seen:?}");
+    }
+}
+
+pub async fn lost_replies_change_nothing(world: &dyn World) {
+    for how in [Cut::Fin, Cut::Rst] {
+        let two = contenders(world, 2).await;
+        let election = everywhere(&two);
+        for (round, lost) in [election[0].name(), "\"recipe\":\"election\""].into_iter().enumerate() {
+            // Of entering the queue, of taking office.
+            two[0].link.lose_next_reply(lost, how).await;
+            let leadership = leads(world, &election[0], "a").await;
+            assert_eq!(leadership.term(), round as u64 * 2 + 1, "{how:?}: one term");
+            has_length(world, &election[0], 1).await;
+            two[0].link.lose_next_reply("proclaimed", how).await;
+            in_time(world, "the proclamation is settled", leadership.proclaim("proclaimed")).await.unwrap();
+            assert_eq!(election[1].leader().await.unwrap().unwrap().value, b"proclaimed");
+            let next = Standing::start(world, &election[1], "b", 2).await;
+            two[0].link.lose_next_reply(election[0].name(), how).await;
+            assert_eq!(in_time(world, "the release is settled", leadership.resign()).await, Release::Released);
+            let next = next.leadership(world).await;
+            assert_eq!(next.term(), round as u64 * 2 + 2, "{how:?}");
+            next.resign().await;
+            has_length(world, &election[0], 0).await;
+        }
+    }
+}
+
+pub async fn long_silence_ends_the_leadership_before_the_next_one(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let leadership = Arc::new(leads(world, &election[0], "a").await);
+    let mut observer = election[0].observe();
+    seen_until(world, &mut observer, "a").await;
+    let next = Standing::start(world, &election[1], "b", 2).await;
+    two[0].link.hold().await;
+    let lost_before_the_next = {
+        let leadership = leadership.clone();
+        tokio::spawn(async move {
+            leadership.lost().await;
+            Instant::now()
+        })
+    };
+    let stale = tokio::spawn({
+        let leadership = leadership.clone();
+        async move { leadership.proclaim("from the silence").await }
+    });
+    let next = next.leadership(world).await;
+    let led = Instant::now();
+    assert!(leadership.check().is_err(), "no two leaders");
+    assert!(lost_before_the_next.await.unwrap() <= led);
+    let error = in_time(world, "the proclamation ends", stale).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error}");
+    two[0].link.resume().await;
+    // The observer's link and session were lost, too.
+    let seen = seen_until(world, &mut observer, "b").await;
+    assert_eq!(seen.last().unwrap().token, next.token());
+    tokio::time::sleep(world.ttl()).await;
+    assert!(leadership.check().is_err());
+    next.check().unwrap();
+    assert_eq!(election[1].leader().await.unwrap().unwrap().value, b"b");
+    has_length(world, &election[1], 1).await;
+}
+
+pub async fn withdrawing_in_silence_leaves_nothing(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    for step in 0..8 {
+        let standing = Standing::start_blindly(&election[1], "silent");
+        tokio::time::sleep(Duration::from_micros(400 * step)).await;
+        two[1].link.hold().await;
+        standing.0.abort();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        two[1].link.resume().await;
+    }
+    has_length(world, &election[0], 0).await;
+    leads(world, &election[0], "nobody is in the way").await.resign().await;
+}
