@@ -1,8 +1,11 @@
 //! The keys of a namespace, and which of them are entries of a queue.
 
 use etcd_client::KeyValue;
-use lock_core::backend::Entry;
+use lock_core::backend::{Enqueue, Entry, Kind};
 use lock_core::{Error, Name};
+
+/// Digits of the id in the key of an entry.
+const ID: usize = 32;
 
 /// The prefix of the keys of a queue.
 pub(crate) fn queue_prefix(namespace: &str, queue: &Name) -> String {
@@ -10,13 +13,43 @@ pub(crate) fn queue_prefix(namespace: &str, queue: &Name) -> String {
 }
 
 /// The key of an entry. Other clients ignore what stands behind the prefix.
-pub(crate) fn entry_key(namespace: &str, queue: &Name, lease: i64, id: &str) -> String {
-    format!("{}{lease:x}-{id}", queue_prefix(namespace, queue))
+pub(crate) fn entry_key(namespace: &str, lease: i64, request: &Enqueue<'_>) -> String {
+    let mut key = format!("{}{lease:x}-{}", queue_prefix(namespace, request.queue), request.id);
+    if let Some(tag) = request.kind.tag().filter(|_| request.kind != Kind::Exclusive) {
+        key.push('-');
+        key.push_str(&tag);
+    }
+    key
+}
+
+/// What an entry asks for, as its key tells. A writer may go on as a reader, which its value tells.
+pub(crate) fn kind(key: &[u8]) -> Kind {
+    let name = &key[prefix_of(key).len()..];
+    std::str::from_utf8(name).ok().and_then(marked_kind).unwrap_or(Kind::Unmarked)
+}
+
+/// `None` for what is not in the form of [`entry_key`].
+fn marked_kind(name: &str) -> Option<Kind> {
+    let mut parts = name.splitn(3, '-');
+    let (lease, id, tag) = (parts.next()?, parts.next()?, parts.next());
+    let hex = |text: &str| text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    if lease.is_empty() || !hex(lease) || id.len() != ID || !hex(id) {
+        return None;
+    }
+    match tag {
+        None => Some(Kind::Exclusive),
+        Some(tag) => Kind::from_tag(tag).filter(|kind| *kind != Kind::Exclusive),
+    }
 }
 
 /// The key of a session itself. `%session` is no escaped name, so no queue has these keys.
 pub(crate) fn session_key(namespace: &str, lease: i64) -> String {
     within(namespace, &format!("%session/{lease:x}"))
+}
+
+/// The prefix of the keys of records; no escaped name either.
+pub(crate) fn record_prefix(namespace: &str) -> String {
+    within(namespace, "%record/")
 }
 
 fn within(namespace: &str, key: &str) -> String {
@@ -49,14 +82,14 @@ pub(crate) fn is_entry(prefix: &[u8], key: &[u8]) -> bool {
 const HEX: &str = "\0hex:";
 
 pub(crate) fn entry(kv: &KeyValue) -> Entry {
-    let key = match std::str::from_utf8(kv.key()) {
-        Ok(key) => key.to_owned(),
-        Err(_) => HEX
-            .chars()
-            .chain(kv.key().iter().flat_map(|byte| format!("{byte:02x}").chars().collect::<Vec<_>>()))
-            .collect(),
-    };
-    Entry { key, incarnation: u64::try_from(kv.create_revision()).unwrap_or_default() }
+    Entry { key: text(kv.key()), incarnation: u64::try_from(kv.create_revision()).unwrap_or_default() }
+}
+
+fn text(key: &[u8]) -> String {
+    match std::str::from_utf8(key) {
+        Ok(key) if !key.starts_with(HEX) => key.to_owned(),
+        _ => HEX.chars().chain(key.iter().flat_map(|byte| format!("{byte:02x}").chars().collect::<Vec<_>>())).collect(),
+    }
 }
 
 /// The bytes and the create revision that [`entry`] was made of.
@@ -81,17 +114,57 @@ pub(crate) fn bytes(entry: &Entry) -> Result<(Vec<u8>, i64), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef";
+
+    fn key(namespace: &str, queue: &str, kind: Kind) -> String {
+        let queue = Name::new(queue).unwrap();
+        entry_key(namespace, 0x694d, &Enqueue { queue: &queue, kind, id: ID, value: b"", only_if_free: false })
+    }
 
     #[test]
     fn layout_is_that_of_other_clients() {
         let name = Name::new("a/b").unwrap();
         assert_eq!(queue_prefix("", &name), "a%2Fb/");
         assert_eq!(queue_prefix("ns/x", &name), "ns/x/a%2Fb/");
-        assert_eq!(entry_key("", &Name::new("l").unwrap(), 0x694d, "0f"), "l/694d-0f");
+        assert_eq!(key("", "l", Kind::Exclusive), format!("l/694d-{ID}"));
+        assert_eq!(key("ns", "l", Kind::Permits(3)), format!("ns/l/694d-{ID}-permits3"));
         assert_eq!(session_key("ns", 255), "ns/%session/ff");
+        assert_eq!(record_prefix(""), "%record/");
         assert_eq!(prefix_of(b"ns/l/694d-0f"), b"ns/l/");
         assert_eq!(prefix_of(b"x"), b"");
         assert_eq!(end_of(b"l/"), b"l0");
+    }
+
+    #[test]
+    fn each_kind_comes_back() {
+        for of in [Kind::Exclusive, Kind::Read, Kind::Write, Kind::Permits(u32::MAX), Kind::Candidate, Kind::Sleeper] {
+            assert_eq!(kind(key("ns", "l", of).as_bytes()), of);
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_unmarked() {
+        let foreign = [
+            // Go's clients and etcdctl.
+            "694d7c3a0a2b1c0d".to_owned(),
+            String::new(),
+            format!("-{ID}"),
+            format!("694D-{ID}"),
+            format!("694d-{ID}0"),
+            format!("694d-{}", &ID[1..]),
+            format!("694d-{}", ID.to_uppercase()),
+            format!("694d-{ID}-"),
+            format!("694d-{ID}-lock"),
+            format!("694d-{ID}-reader"),
+            format!("694d-{ID}-permits0"),
+            format!("694d-{ID}-read-read"),
+        ];
+        for name in foreign {
+            assert_eq!(kind(format!("ns/l/{name}").as_bytes()), Kind::Unmarked, "{name}");
+        }
+        assert_eq!(kind(b"l/\xff"), Kind::Unmarked);
     }
 
     #[test]
@@ -111,5 +184,24 @@ mod tests {
         assert!(is_entry(b"l/", b"l/\xff"));
         assert!(!is_entry(b"l/", b"l/b/694d"));
         assert!(!is_entry(b"l/", b"lb/694d"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_key_is_read_and_comes_back(key: Vec<u8>, incarnation in 0..=i64::MAX) {
+            let _ = kind(&key);
+            let entry = Entry { key: text(&key), incarnation: incarnation.unsigned_abs() };
+            prop_assert_eq!(bytes(&entry).unwrap(), (key, incarnation));
+        }
+
+        #[test]
+        fn a_marked_key_is_the_one_of_its_kind(name in "[0-9a-g]{0,3}-[0-9a-f]{31,33}(-(read|write|lock|permits[0-9]{0,2}))?") {
+            let of = kind(format!("l/{name}").as_bytes());
+            if of != Kind::Unmarked {
+                let written = key("", "l", of);
+                let after_id = |key: &str| key.rsplit_once('/').map_or(key, |(_, name)| name).split_once('-').unwrap().1[32..].to_owned();
+                prop_assert_eq!(after_id(&written), after_id(&name));
+            }
+        }
     }
 }

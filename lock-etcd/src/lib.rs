@@ -20,11 +20,16 @@
 
 mod backend;
 mod config;
+mod downgrade;
 mod endpoints;
 mod error;
 mod keys;
+mod queue;
 mod renewal;
 mod session;
+mod table;
+mod values;
+mod watch;
 mod watches;
 
 pub use backend::Etcd;

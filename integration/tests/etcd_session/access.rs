@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use integration::{Etcd, EtcdOptions, Mode, PATIENCE, Port, Proxy, Tls, eventually};
 use lock_core::Error;
-use lock_core::backend::{Dequeued, Removed};
+use lock_core::backend::{Change, Dequeued};
 use tokio::time::{Instant, timeout};
 
 use crate::{Attempt, dequeue, enqueue, queue, renew, try_open, watch};
@@ -32,9 +32,9 @@ async fn a_user_with_rights_on_the_prefix_suffices() {
         let queue = queue();
         let entry = enqueue(&session, &queue).await.entry;
         let removal = watch(&session, &entry).await;
-        assert_eq!(session.entries(&queue).await.unwrap().len(), 1);
+        assert_eq!(session.entries(&queue, usize::MAX).await.unwrap().len(), 1);
         assert_eq!(dequeue(&session, &entry).await, Dequeued::Removed);
-        assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Removed::Gone);
+        assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Change::Removed);
         session.close().await.unwrap();
     }
     assert!(etcd.lease_list().await.unwrap().is_empty());
@@ -95,11 +95,11 @@ async fn forgotten_tokens_are_replaced() {
     drop(removal);
     renew(&session).await;
     etcd.restart(0).await.unwrap();
-    assert_eq!(timeout(PATIENCE, second).await.unwrap(), Removed::Unknown);
+    assert_eq!(timeout(PATIENCE, second).await.unwrap(), Change::Unknown);
     renew(&session).await;
     let removal = watch(&session, &entry).await;
     assert_eq!(dequeue(&session, &entry).await, Dequeued::Removed);
-    assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Removed::Gone);
+    assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Change::Removed);
 }
 
 /// Tokens that are worth nothing after two seconds without use.
@@ -132,9 +132,9 @@ async fn expired_tokens_are_replaced() {
     renew(&session).await;
     dequeue(&other, &entry).await;
     // The watch opened before, on whatever stream, has not missed it.
-    assert!(matches!(timeout(PATIENCE, removal).await.unwrap(), Removed::Gone | Removed::Unknown));
+    assert!(matches!(timeout(PATIENCE, removal).await.unwrap(), Change::Removed | Change::Unknown));
     dequeue(&session, &mine).await;
-    assert_eq!(timeout(PATIENCE, own).await.unwrap(), Removed::Gone);
+    assert_eq!(timeout(PATIENCE, own).await.unwrap(), Change::Removed);
 }
 
 fn tls_url(etcd: &Etcd, parameters: &[(&str, &Path)]) -> String {

@@ -200,7 +200,7 @@ async fn every_call_ends_within_half_a_ttl_in_silence() {
             async { assert!(matches!(session.ahead(&entry, 1).await, Err(Error::Unavailable { .. }))) },
             async { assert!(matches!(session.watch(&entry).await, Err(Error::Unavailable { .. }))) },
             async { assert!(matches!(session.dequeue(&entry).await, Err(Error::Unavailable { .. }))) },
-            async { assert!(matches!(session.entries(&queue).await, Err(Error::Unavailable { .. }))) },
+            async { assert!(matches!(session.entries(&queue, usize::MAX).await, Err(Error::Unavailable { .. }))) },
         );
     };
     timeout(limit, all).await.expect("every call has ended");

@@ -13,7 +13,7 @@ mod watching;
 use std::sync::Arc;
 use std::time::Duration;
 
-use integration::session::{Attempt, ahead, dequeue, enqueue, keys, lost, placed, queue, retried, watch};
+use integration::session::{Attempt, ahead, dequeue, enqueue, keys, lost, mutex, placed, queue, retried, watch};
 use integration::{Etcd, Proxy, eventually};
 use lock_core::backend::{Backend, Session};
 

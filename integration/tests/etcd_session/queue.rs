@@ -5,11 +5,13 @@ use std::time::Duration;
 use etcd_client::{Client, PutOptions};
 use integration::{Etcd, EtcdOptions, PATIENCE, eventually};
 use lock_core::Error;
-use lock_core::backend::{Dequeued, Enqueue, Enqueued, Entry, Removed, Watched};
+use lock_core::backend::{Change, Dequeued, Enqueue, Enqueued, Entry, Kind, Watched};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::{Attempt, NAMESPACE, OWNER, ahead, dequeue, enqueue, keys, lease, open, placed, queue, try_open, watch};
+use crate::{
+    Attempt, NAMESPACE, OWNER, ahead, dequeue, enqueue, keys, lease, mutex, open, placed, queue, try_open, watch,
+};
 
 /// The client of somebody else.
 async fn foreign(etcd: &Etcd) -> Client {
@@ -29,7 +31,7 @@ async fn entries_stand_in_the_order_of_their_tokens() {
     assert!(second.ahead.is_none() && first.token < second.token && second.token < third.token);
     assert_eq!(third.token, third.entry.incarnation);
 
-    let entries = one.entries(&queue).await.unwrap();
+    let entries = one.entries(&queue, usize::MAX).await.unwrap();
     let order = [&first, &second, &third].map(|placed| placed.entry.clone());
     assert_eq!(entries.iter().map(|entry| entry.entry.clone()).collect::<Vec<_>>(), order);
     assert_eq!(entries.iter().map(|e| e.session.clone()).collect::<Vec<_>>(), [one.id(), one.id(), two.id()]);
@@ -39,15 +41,15 @@ async fn entries_stand_in_the_order_of_their_tokens() {
     assert!(first.entry.key.starts_with(&key), "{} in the layout of other clients", first.entry.key);
 
     let nearest = ahead(&two, &third.entry, 1).await.unwrap();
-    assert_eq!((nearest.nearest, nearest.more), (vec![second.entry.clone()], true));
+    assert_eq!((nearest.nearest, nearest.more), (vec![mutex(&second.entry)], true));
     let all = ahead(&two, &third.entry, 2).await.unwrap();
-    assert_eq!((all.nearest, all.more), (vec![second.entry.clone(), first.entry.clone()], false));
+    assert_eq!((all.nearest, all.more), (vec![mutex(&second.entry), mutex(&first.entry)], false));
     assert_eq!(ahead(&one, &first.entry, 5).await.unwrap(), lock_core::backend::Ahead::default());
 
     assert_eq!(dequeue(&one, &second.entry).await, Dequeued::Removed);
     assert_eq!(dequeue(&one, &second.entry).await, Dequeued::Absent);
     assert_eq!(ahead(&one, &second.entry, 1).await, None);
-    assert_eq!(ahead(&two, &third.entry, 1).await.unwrap().nearest, [first.entry]);
+    assert_eq!(ahead(&two, &third.entry, 1).await.unwrap().nearest, [mutex(&first.entry)]);
 }
 
 #[tokio::test]
@@ -85,7 +87,7 @@ async fn deeper_keys_are_no_entries() {
     let second = enqueue(&session, &queue).await;
     for limit in 1..5 {
         let ahead = ahead(&session, &second.entry, limit).await.unwrap();
-        assert_eq!((ahead.nearest, ahead.more), (vec![first.entry.clone()], false), "limit {limit}");
+        assert_eq!((ahead.nearest, ahead.more), (vec![mutex(&first.entry)], false), "limit {limit}");
     }
     assert_eq!(keys(&session, &queue).await, [first.entry.key, second.entry.key]);
 }
@@ -111,9 +113,10 @@ async fn etcdctl_waits_for_us_and_we_for_it() {
             dequeue(&session, &ours.entry).await;
             let behind = enqueue(&session, &queue).await;
             let theirs = ahead(&session, &behind.entry, 1).await.unwrap().nearest.remove(0);
-            let removed = watch(&session, &theirs).await;
+            assert_eq!(theirs.kind, Kind::Unmarked);
+            let removed = watch(&session, &theirs.entry).await;
             held.close().unwrap();
-            assert_eq!(timeout(PATIENCE, removed).await.unwrap(), Removed::Gone);
+            assert_eq!(timeout(PATIENCE, removed).await.unwrap(), Change::Removed);
             assert!(ahead(&session, &behind.entry, 1).await.unwrap().nearest.is_empty());
         }
     );
@@ -131,11 +134,12 @@ async fn keys_of_any_form_are_contenders() {
         assert!(matches!(Attempt::try_only(&queue).enqueue(&session).await, Ok(Enqueued::Busy)));
         let mine = enqueue(&session, &queue).await;
         let theirs = ahead(&session, &mine.entry, 1).await.unwrap().nearest.remove(0);
-        let listed = session.entries(&queue).await.unwrap();
-        assert_eq!((listed.len(), &listed[0].entry, &listed[0].session[..]), (2, &theirs, "0"));
-        let removed = watch(&session, &theirs).await;
+        let listed = session.entries(&queue, usize::MAX).await.unwrap();
+        assert_eq!((listed.len(), &listed[0].entry, &listed[0].session[..]), (2, &theirs.entry, "0"));
+        assert_eq!((theirs.kind, listed[0].kind), (Kind::Unmarked, Kind::Unmarked));
+        let removed = watch(&session, &theirs.entry).await;
         foreign.delete(key, None).await.unwrap();
-        assert_eq!(timeout(PATIENCE, removed).await.unwrap(), Removed::Gone);
+        assert_eq!(timeout(PATIENCE, removed).await.unwrap(), Change::Removed);
         assert!(ahead(&session, &mine.entry, 1).await.unwrap().nearest.is_empty());
     }
     // What was never listed is answered, too.

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use integration::{Cut, Etcd, PATIENCE, Proxy, eventually};
 use lock_core::Name;
-use lock_core::backend::{Entry, Removed, Session, Watched};
+use lock_core::backend::{Change, Entry, Session, Watched};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::{ahead, all_endpoints, dequeue, enqueue, keys, open, open_with, queue, watch};
+use crate::{ahead, all_endpoints, dequeue, enqueue, keys, mutex, open, open_with, queue, watch};
 
 async fn watchers(etcd: &Etcd) -> f64 {
     etcd.metrics(0).await.unwrap()["etcd_debugging_mvcc_watcher_total"]
@@ -36,7 +36,7 @@ async fn a_removal_before_the_watch_is_seen_whatever_is_compacted() {
             etcd.ctl(&["put", "another", "change"]).await.unwrap();
         }
         etcd.compact().await.unwrap();
-        assert!(matches!(session.watch(&on).await.unwrap(), Watched::Gone), "{later} revisions later");
+        assert!(matches!(session.watch(&on.entry).await.unwrap(), Watched::Gone), "{later} revisions later");
     }
 }
 
@@ -59,7 +59,7 @@ async fn a_removal_while_the_watch_opens_is_seen() {
             Watched::Gone => seen[0] += 1,
             Watched::Present(removal) => {
                 let removed = timeout(Duration::from_secs(5), removal).await;
-                assert_eq!(removed, Ok(Removed::Gone), "round {round}");
+                assert_eq!(removed, Ok(Change::Removed), "round {round}");
                 seen[1] += 1;
             }
         }
@@ -83,7 +83,7 @@ async fn removals_are_told_in_their_order() {
     for entry in &entries {
         let (removal, told, key) = (watch(&session, entry).await, told.clone(), entry.key.clone());
         watching.spawn(async move {
-            assert_eq!(removal.await, Removed::Gone);
+            assert_eq!(removal.await, Change::Removed);
             told.lock().unwrap().push(key);
         });
     }
@@ -95,26 +95,30 @@ async fn removals_are_told_in_their_order() {
     assert_eq!(*told.lock().unwrap(), entries.into_iter().map(|entry| entry.key).collect::<Vec<_>>());
 }
 
-/// A key that is removed and put again by somebody else.
+/// A key that is written, removed and put again by somebody else.
 #[tokio::test]
 async fn an_incarnation_is_watched_and_not_a_key() {
     let etcd = Etcd::single().await.unwrap();
     let session = open(&etcd.endpoint(0)).await;
     let queue = queue();
     let first = enqueue(&session, &queue).await.entry;
+    let mut changed = watch(&session, &first).await;
+    timeout(Duration::from_millis(300), &mut changed).await.expect_err("its creation is no change");
+    etcd.ctl(&["put", "--ignore-lease", &first.key, "written"]).await.unwrap();
+    assert_eq!(timeout(PATIENCE, changed).await.unwrap(), Change::Updated);
     let removed = watch(&session, &first).await;
-    etcd.ctl(&["put", &first.key, "changed, not removed"]).await.unwrap();
     etcd.ctl(&["del", &first.key]).await.unwrap();
     etcd.ctl(&["put", &first.key, "again"]).await.unwrap();
-    assert_eq!(timeout(PATIENCE, removed).await.unwrap(), Removed::Gone);
+    assert_eq!(timeout(PATIENCE, removed).await.unwrap(), Change::Removed);
     assert!(matches!(session.watch(&first).await.unwrap(), Watched::Gone));
-    let second = session.entries(&queue).await.unwrap().remove(0).entry;
+    let second = session.entries(&queue, usize::MAX).await.unwrap().remove(0).entry;
     assert_eq!(second.key, first.key);
-    let mut removed = watch(&session, &second).await;
-    etcd.ctl(&["put", &second.key, "changed again"]).await.unwrap();
-    timeout(Duration::from_millis(300), &mut removed).await.expect_err("it is still there");
+    let changed = watch(&session, &second).await;
+    etcd.ctl(&["put", &second.key, "written again"]).await.unwrap();
+    assert_eq!(timeout(PATIENCE, changed).await.unwrap(), Change::Updated);
+    let removed = watch(&session, &second).await;
     etcd.ctl(&["del", &second.key]).await.unwrap();
-    assert_eq!(timeout(PATIENCE, removed).await.unwrap(), Removed::Gone);
+    assert_eq!(timeout(PATIENCE, removed).await.unwrap(), Change::Removed);
 }
 
 #[tokio::test]
@@ -153,17 +157,17 @@ async fn no_watcher_is_left_on_the_server() {
     let kept = watch(&session, &entries[42]).await;
     session.close().await.unwrap();
     until_watchers(&etcd, baseline).await;
-    assert_eq!(timeout(PATIENCE, kept).await.unwrap(), Removed::Unknown);
+    assert_eq!(timeout(PATIENCE, kept).await.unwrap(), Change::Unknown);
 }
 
 /// After a fault a watch is told to look again, and the next one works.
 async fn recovers(session: &Arc<dyn Session>, other: &Arc<dyn Session>, queue: &Name, first: &Entry, mine: &Entry) {
     let nearest = ahead(session, mine, 1).await.unwrap().nearest;
-    assert_eq!(nearest, std::slice::from_ref(first), "every place is kept");
+    assert_eq!(nearest, [mutex(first)], "every place is kept");
     assert_eq!(keys(other, queue).await.len(), 2);
     let removal = watch(session, first).await;
     dequeue(other, first).await;
-    assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Removed::Gone);
+    assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Change::Removed);
 }
 
 /// The connection ends while an entry is watched.
@@ -178,7 +182,7 @@ async fn a_cut_ends_watches_without_an_answer() {
         let (first, mine) = (enqueue(&other, &queue).await.entry, enqueue_again(&session, &queue).await);
         let removal = watch(&session, &first).await;
         proxy.cut(cut).await.unwrap();
-        assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Removed::Unknown);
+        assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Change::Unknown);
         recovers(&session, &other, &queue, &first, &mine).await;
     }
 }
@@ -206,7 +210,7 @@ async fn a_killed_server_ends_watches_without_an_answer() {
     let (first, mine) = (enqueue(&other, &queue).await.entry, enqueue(&session, &queue).await.entry);
     let removal = watch(&session, &first).await;
     etcd.kill(0).unwrap();
-    assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Removed::Unknown);
+    assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Change::Unknown);
     etcd.restart(0).await.unwrap();
     recovers(&session, &other, &queue, &first, &mine).await;
 }
@@ -222,7 +226,7 @@ async fn silence_ends_watches_with_the_first_unanswered_request() {
     let removal = watch(&session, &first).await;
     proxy.set_both(integration::Mode::Hold);
     session.renew().await.unwrap_err();
-    assert_eq!(timeout(Duration::from_secs(1), removal).await.unwrap(), Removed::Unknown);
+    assert_eq!(timeout(Duration::from_secs(1), removal).await.unwrap(), Change::Unknown);
     recovers(&session, &other, &queue, &first, &mine).await;
 }
 
@@ -238,7 +242,7 @@ async fn a_member_without_a_quorum_ends_watches() {
     for i in [1, 2] {
         etcd.pause(i).unwrap();
     }
-    assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Removed::Unknown);
+    assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Change::Unknown);
     for i in [1, 2] {
         etcd.resume(i).unwrap();
     }
@@ -259,7 +263,7 @@ async fn an_idle_watch_keeps_its_connection() {
     timeout(Duration::from_secs(35), &mut removal).await.expect_err("nothing happened");
     assert_eq!(proxy.counters().accepted, accepted);
     dequeue(&other, &entry).await;
-    assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Removed::Gone);
+    assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Change::Removed);
 }
 
 /// A thousand watches are told of one revision, far more than the server keeps ready for one stream.
@@ -285,5 +289,5 @@ async fn a_thousand_removals_at_once_are_told() {
     until_watchers(&etcd, baseline.max(1000.0)).await;
     other.close().await.unwrap();
     let told = timeout(PATIENCE, watching.join_all()).await.unwrap();
-    assert!(told.iter().all(|removed| *removed == Removed::Gone));
+    assert!(told.iter().all(|removed| *removed == Change::Removed));
 }

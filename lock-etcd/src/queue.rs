@@ -1,0 +1,233 @@
+//! Entries of a queue: how they are created, found again, read, and removed.
+
+use std::sync::atomic::Ordering;
+
+use etcd_client::{
+    Compare, CompareOp, GetOptions, GetResponse, KeyValue, ResponseHeader, SortOrder, SortTarget, Txn, TxnOp,
+    TxnOpResponse, TxnResponse,
+};
+use lock_core::backend::{Ahead, Dequeued, Enqueue, Enqueued, Entry, Kind, Placed, QueueEntry, Standing};
+use lock_core::{Error, Name, Result};
+
+use crate::downgrade::{shown, stored};
+use crate::error::Meaning;
+use crate::keys;
+use crate::session::EtcdSession;
+
+pub(crate) const ENTER: &str = "enter the queue";
+pub(crate) const SETTLE: &str = "settle a lost reply";
+pub(crate) const LOOK: &str = "read the queue";
+pub(crate) const LIST: &str = "list the queue";
+pub(crate) const LEAVE: &str = "leave the queue";
+
+/// Entries read at once. Values have at most 4 KiB when they are ours, and what fits into a request otherwise.
+const PAGE: usize = 500;
+
+impl EtcdSession {
+    /// Puts an entry, unless the fence has moved, and again when it has.
+    pub(crate) async fn enter(&self, request: &Enqueue<'_>) -> Result<Enqueued> {
+        let prefix = keys::queue_prefix(self.namespace(), request.queue);
+        let key = keys::entry_key(self.namespace(), self.lease, request);
+        let value =
+            if request.kind == Kind::Write { stored(request.kind, request.value) } else { request.value.to_vec() };
+        let keys_only = || Some(GetOptions::new().with_keys_only());
+        let mut only_if_free = request.only_if_free;
+        loop {
+            let fence = self.fence.load(Ordering::Acquire);
+            let mut when = vec![
+                Compare::create_revision(key.as_str(), CompareOp::Equal, 0),
+                Compare::mod_revision(self.key.as_str(), CompareOp::Equal, fence),
+            ];
+            if only_if_free {
+                when.push(Compare::create_revision(prefix.as_str(), CompareOp::Equal, 0).with_prefix());
+            }
+            let enter = Txn::new()
+                .when(when)
+                .and_then([
+                    TxnOp::put(key.as_str(), value.as_slice(), Some(self.put_with_lease())),
+                    // A count costs the server nothing; a sorted range would make it read the whole queue.
+                    TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix().with_count_only())),
+                ])
+                .or_else([TxnOp::get(self.key.as_str(), keys_only()), TxnOp::get(key.as_str(), keys_only())]);
+            let answer = match self.endpoints.txn(enter).await {
+                Ok(answer) => answer,
+                Err(failure) if failure.meaning == Meaning::NoSpace => {
+                    let own = self.get(ENTER, key, GetOptions::new().with_keys_only()).await?;
+                    let own = own.kvs().first().filter(|own| own.lease() == self.lease);
+                    let placed = own.map(|own| Enqueued::Placed(placed(own)));
+                    return placed.ok_or_else(|| self.explain(failure, ENTER));
+                }
+                Err(failure) => return Err(self.explain(failure, ENTER)),
+            };
+            let reads = reads(&answer);
+            if answer.succeeded() {
+                let revision = answer.header().map_or(0, ResponseHeader::revision);
+                let entry = Entry { key, incarnation: u64::try_from(revision).unwrap_or_default() };
+                let alone = reads.first().is_some_and(|range| range.count() == 1);
+                let ahead = alone.then(Ahead::default);
+                return Ok(Enqueued::Placed(Placed { token: entry.incarnation, entry, ahead }));
+            }
+            let first = |i: usize| reads.get(i).and_then(|range| range.kvs().first());
+            let session = first(0).filter(|session| session.create_revision() == self.created);
+            match (session, first(1)) {
+                (None, _) => return Err(self.over()),
+                (Some(_), Some(own)) if own.lease() == self.lease => return Ok(Enqueued::Placed(placed(own))),
+                (Some(_), Some(_)) => return Err(Error::refused(ENTER, Taken(key))),
+                (Some(session), None) if session.mod_revision() > fence => {
+                    self.fence.fetch_max(session.mod_revision(), Ordering::AcqRel);
+                }
+                (Some(_), None) => {
+                    if !self.is_free(&prefix).await? {
+                        return Ok(Enqueued::Busy);
+                    }
+                    only_if_free = false;
+                }
+            }
+        }
+    }
+
+    /// Whether a queue has no entry, where keys under its prefix may belong to locks of longer names.
+    async fn is_free(&self, prefix: &str) -> Result<bool> {
+        let mut limit = PAGE;
+        loop {
+            let options = GetOptions::new().with_prefix().with_keys_only().with_limit(limit as i64);
+            let range = self.get(ENTER, prefix, options).await?;
+            if entries_in(prefix.as_bytes(), &range).next().is_some() {
+                return Ok(false);
+            }
+            if !range.more() {
+                return Ok(true);
+            }
+            limit = 0;
+        }
+    }
+
+    /// Moves the fence, behind which a lost request to enter can never be applied, and looks for its entry.
+    pub(crate) async fn settle(&self, request: &Enqueue<'_>) -> Result<Option<Placed>> {
+        let key = keys::entry_key(self.namespace(), self.lease, request);
+        let keys_only = || Some(GetOptions::new().with_keys_only());
+        let fence =
+            Txn::new().when([Compare::create_revision(self.key.as_str(), CompareOp::Equal, self.created)]).and_then([
+                TxnOp::put(self.key.as_str(), "", Some(self.put_with_lease().with_ignore_value())),
+                TxnOp::get(self.key.as_str(), keys_only()),
+                TxnOp::get(key, keys_only()),
+            ]);
+        let answer = match self.endpoints.txn(fence).await {
+            Ok(answer) => answer,
+            Err(failure) if failure.meaning == Meaning::LeaseNotFound => return Err(self.over()),
+            // Whatever keeps the fence from being moved, the lost request may still be applied.
+            Err(failure) => return Err(Error::Unavailable { request: SETTLE.into(), source: failure.source() }),
+        };
+        let reads = reads(&answer);
+        let Some(session) = reads.first().and_then(|range| range.kvs().first()) else { return Err(self.over()) };
+        self.fence.fetch_max(session.mod_revision(), Ordering::AcqRel);
+        let own = reads.get(1).and_then(|range| range.kvs().first()).filter(|own| own.lease() == self.lease);
+        Ok(own.map(placed))
+    }
+
+    pub(crate) async fn look(&self, mine: &Entry, limit: usize) -> Result<Option<Ahead>> {
+        let (key, created) = keys::bytes(mine)?;
+        let prefix = keys::prefix_of(&key);
+        // Only among readers and writers does a value tell what an entry asks for.
+        let values = matches!(keys::kind(&key), Kind::Read | Kind::Write);
+        let look = async |at_most: i64| {
+            let mut before = GetOptions::new()
+                .with_prefix()
+                .with_max_create_revision(created - 1)
+                .with_sort(SortTarget::Create, SortOrder::Descend)
+                .with_limit(at_most);
+            if !values {
+                before = before.with_keys_only();
+            }
+            let look = Txn::new()
+                .when([Compare::create_revision(key.as_slice(), CompareOp::Equal, created)])
+                .and_then([TxnOp::get(prefix, Some(before))]);
+            let answer = self.txn(LOOK, look).await?;
+            Ok::<_, Error>(answer.succeeded().then(|| reads(&answer)).and_then(|reads| reads.into_iter().next()))
+        };
+        let mut at_most = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+        loop {
+            let Some(range) = look(at_most).await? else { return Ok(None) };
+            let standing = |kv| Standing { entry: keys::entry(kv), kind: shown(kv).0 };
+            let mut nearest: Vec<_> = entries_in(prefix, &range).map(standing).collect();
+            if range.more() && nearest.len() <= limit {
+                // Keys of locks of longer names took the places of entries.
+                at_most = 0;
+                continue;
+            }
+            let more = nearest.len() > limit;
+            nearest.truncate(limit);
+            return Ok(Some(Ahead { nearest, more }));
+        }
+    }
+
+    pub(crate) async fn list(&self, queue: &Name, limit: usize) -> Result<Vec<QueueEntry>> {
+        let prefix = keys::queue_prefix(self.namespace(), queue).into_bytes();
+        if (1..=PAGE).contains(&limit) {
+            let options = GetOptions::new()
+                .with_prefix()
+                .with_sort(SortTarget::Create, SortOrder::Ascend)
+                .with_limit(limit as i64);
+            let range = self.get(LIST, prefix.as_slice(), options).await?;
+            let first: Vec<_> = entries_in(&prefix, &range).map(queue_entry).collect();
+            // Keys of locks of longer names may have taken the places of entries.
+            if first.len() == limit || !range.more() {
+                return Ok(first);
+            }
+        }
+        // In the order of the keys, the only one in which the server can go on where it stopped.
+        let (mut found, mut from, mut revision) = (Vec::new(), prefix.clone(), 0);
+        loop {
+            let options =
+                GetOptions::new().with_range(keys::end_of(&prefix)).with_limit(PAGE as i64).with_revision(revision);
+            let range = self.get(LIST, from, options).await?;
+            if revision == 0 {
+                revision = range.header().map_or(0, ResponseHeader::revision);
+            }
+            found.extend(entries_in(&prefix, &range).map(queue_entry));
+            match range.kvs().last() {
+                Some(last) if range.more() => from = [last.key(), b"\0"].concat(),
+                _ => break,
+            }
+        }
+        found.sort_by_key(|entry| entry.entry.incarnation);
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    pub(crate) async fn leave(&self, entry: &Entry) -> Result<Dequeued> {
+        let (key, created) = keys::bytes(entry)?;
+        // Nothing but a deletion, which a full database allows.
+        let delete = Txn::new()
+            .when([Compare::create_revision(key.as_slice(), CompareOp::Equal, created)])
+            .and_then([TxnOp::delete(key, None)]);
+        let answer = self.txn(LEAVE, delete).await?;
+        Ok(if answer.succeeded() { Dequeued::Removed } else { Dequeued::Absent })
+    }
+}
+
+fn placed(kv: &KeyValue) -> Placed {
+    let entry = keys::entry(kv);
+    Placed { token: entry.incarnation, entry, ahead: None }
+}
+
+fn queue_entry(kv: &KeyValue) -> QueueEntry {
+    let (entry, (kind, value)) = (keys::entry(kv), shown(kv));
+    let (token, value) = (Some(entry.incarnation), value.to_vec());
+    QueueEntry { entry, kind, session: format!("{:x}", kv.lease()), token, value }
+}
+
+/// The entries of a queue that the answer to a range shows.
+fn entries_in<'a>(prefix: &'a [u8], range: &'a GetResponse) -> impl Iterator<Item = &'a KeyValue> {
+    range.kvs().iter().filter(move |kv| keys::is_entry(prefix, kv.key()))
+}
+
+/// The answers to the reads of a transaction, in order.
+pub(crate) fn reads(response: &TxnResponse) -> Vec<GetResponse> {
+    let responses = response.op_responses().into_iter();
+    responses.filter_map(|response| if let TxnOpResponse::Get(get) = response { Some(get) } else { None }).collect()
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("another client has put key {0}, which is reserved for this session")]
+struct Taken(String);

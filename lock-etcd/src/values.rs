@@ -1,0 +1,105 @@
+//! Values of entries and records, and who owns a session.
+
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
+use lock_core::backend::{Content, Entry, Kind, Written};
+use lock_core::{Error, Name, Result};
+
+use crate::downgrade::{shown, stored};
+use crate::error::{Failure, Meaning};
+use crate::keys;
+use crate::session::EtcdSession;
+
+pub(crate) const READ: &str = "read a value";
+pub(crate) const WRITE: &str = "write a value";
+pub(crate) const OWNER: &str = "read a session's owner";
+
+impl EtcdSession {
+    pub(crate) fn record_of(&self, queue: &Name) -> Entry {
+        Entry { key: format!("{}{}", keys::record_prefix(self.namespace()), queue.segment()), incarnation: 0 }
+    }
+
+    pub(crate) fn is_record(&self, entry: &Entry) -> bool {
+        entry.key.starts_with(&keys::record_prefix(self.namespace()))
+    }
+
+    pub(crate) async fn read_value(&self, entry: &Entry) -> Result<Option<Content>> {
+        let (key, created) = keys::bytes(entry)?;
+        let range = self.get(READ, key, GetOptions::new()).await?;
+        let found = range.kvs().first();
+        if self.is_record(entry) {
+            let content = |kv: &KeyValue| Content { value: kv.value().to_vec(), version: version(kv) };
+            return Ok(Some(found.map(content).unwrap_or_default()));
+        }
+        let found = found.filter(|kv| kv.create_revision() == created);
+        Ok(found.map(|kv| Content { value: shown(kv).1.to_vec(), version: version(kv) }))
+    }
+
+    /// The version is the revision of the last write: those of different incarnations of a key differ, and a request that
+    /// was delayed on its way fits nothing that was written since.
+    pub(crate) async fn write_value(&self, entry: &Entry, version: u64, value: &[u8]) -> Result<Written> {
+        let (key, created) = keys::bytes(entry)?;
+        let Ok(version) = i64::try_from(version) else { return Ok(Written::Conflict) };
+        let unchanged = Compare::mod_revision(key.as_slice(), CompareOp::Equal, version);
+        let write = if self.is_record(entry) {
+            // A record that was never written is no key, whose revision is 0 to a comparison. It is never deleted, not
+            // even when it is empty, so that it is not 0 again.
+            Txn::new().when([unchanged]).and_then([TxnOp::put(key.as_slice(), value, None)])
+        } else {
+            let value = match keys::kind(&key) {
+                Kind::Write => {
+                    let range = self.get(WRITE, key.as_slice(), GetOptions::new()).await?;
+                    match range.kvs().first() {
+                        Some(now) if now.mod_revision() == version => stored(shown(now).0, value),
+                        _ => return Ok(Written::Conflict),
+                    }
+                }
+                _ => value.to_vec(),
+            };
+            let put = TxnOp::put(key.as_slice(), value, Some(PutOptions::new().with_ignore_lease()));
+            let this = Compare::create_revision(key.as_slice(), CompareOp::Equal, created);
+            Txn::new().when([this, unchanged]).and_then([put])
+        };
+        match self.endpoints.txn(write).await {
+            Ok(answer) if answer.succeeded() => Ok(Written::Done),
+            Ok(_) => Ok(Written::Conflict),
+            Err(failure) => Err(self.explain_write(failure, WRITE, &key, version).await),
+        }
+    }
+
+    /// The error of a request that was to write to a key of this version. One that fills the database up is applied and
+    /// yet answered like one that is refused.
+    pub(crate) async fn explain_write(
+        &self,
+        failure: Failure,
+        request: &'static str,
+        key: &[u8],
+        version: i64,
+    ) -> Error {
+        if failure.meaning != Meaning::NoSpace {
+            return self.explain(failure, request);
+        }
+        let now = match self.get(request, key, GetOptions::new().with_keys_only()).await {
+            Ok(range) => range.kvs().first().map_or(0, KeyValue::mod_revision),
+            Err(error) => return error,
+        };
+        if now == version {
+            return self.explain(failure, request);
+        }
+        Error::Unavailable { request: request.into(), source: failure.source() }
+    }
+
+    /// What a live session keeps in its own key.
+    pub(crate) async fn read_owner(&self, session: &str) -> Result<Option<Vec<u8>>> {
+        let lease = u64::from_str_radix(session, 16).unwrap_or_default().cast_signed();
+        // Keys without a lease are others'.
+        if lease == 0 || format!("{lease:x}") != session {
+            return Ok(None);
+        }
+        let range = self.get(OWNER, keys::session_key(self.namespace(), lease), GetOptions::new()).await?;
+        Ok(range.kvs().first().filter(|kv| kv.lease() == lease).map(|kv| kv.value().to_vec()))
+    }
+}
+
+fn version(kv: &KeyValue) -> u64 {
+    u64::try_from(kv.mod_revision()).unwrap_or_default()
+}
