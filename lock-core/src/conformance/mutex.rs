@@ -104,9 +104,10 @@ pub async fn wakes_one_waiter_per_release(world: &dyn World, subject: Subject) {
     for waiter in waiters {
         waiter.guard(world).await.release().await;
     }
-    assert_eq!(count(|m| m.wakeups), WAITERS);
-    let nudges = count(|m| m.nudges);
+    let (wakeups, nudges) = (count(|m| m.wakeups), count(|m| m.nudges));
     assert!(nudges <= WAITERS * subject.nudges_per_grant(), "{nudges} nudges");
+    // Who is told to be the first waiter looks, and may find that the permit is free by then.
+    assert!(wakeups <= WAITERS && wakeups + nudges >= WAITERS, "{wakeups} wake-ups, {nudges} nudges");
     assert_eq!(count(|m| m.granted), WAITERS + 1);
 }
 
