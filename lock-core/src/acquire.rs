@@ -147,6 +147,10 @@ impl Attempt {
             match entered {
                 Ok(Enqueued::Placed(placed)) => break (live.clone(), placed),
                 Ok(Enqueued::Busy) => return answer(reply, Ok(None)),
+                Err(Error::SessionOver { .. }) if live.health.check() == Err(Loss::Closed) => {
+                    let lock = self.request.queue.to_string();
+                    return answer(reply, Err(Error::SessionLost { lock, loss: Loss::Closed }));
+                }
                 // Lost before it was of any use, for example unnoticed while idle: no place is lost, so try the next one.
                 Err(Error::SessionOver { .. }) => tokio::time::sleep(Backoff::default().next()).await,
                 Err(error) => return answer(reply, Err(error.of_lock(&self.request.queue))),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex as Lock, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex as Lock, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -164,14 +164,18 @@ impl Client {
 
     /// Ends the present session: all guards of this client are lost at once, all its entries leave their queues.
     ///
-    /// Returns when the store has confirmed it or could not be reached in time; then the ttl does it. A later acquire
-    /// opens a new session.
+    /// Returns when the store has confirmed it or could not be reached in time; then the ttl does it. A session that is
+    /// just being opened is waited for, at most for the backend's connect timeout, and closed. A later acquire opens a new
+    /// session.
     ///
     /// # Cancel safety
     /// The session ends all the same.
     pub async fn close(&self) {
-        let current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(Ok(live)) = current.get() {
+        let current = std::mem::take(&mut *self.current());
+        // A session that is just being opened is waited for; one that nobody has begun to open will not be.
+        let opened =
+            current.get_or_init(|| async { Err(Error::SessionOver { session: "that was not opened".into() }) });
+        if let Ok(live) = opened.await {
             live.close().await;
         }
     }
@@ -195,19 +199,29 @@ impl Client {
 
     /// The present session, or a new one. To be called on the client's runtime.
     pub(crate) async fn live(&self) -> Result<Arc<Live>> {
-        let generation = {
-            let mut current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
-            let over = match current.get() {
-                Some(Ok(live)) => live.health.check().is_err(),
-                Some(Err(_)) => true,
-                None => false,
+        loop {
+            let generation = {
+                let mut current = self.current();
+                let over = match current.get() {
+                    Some(Ok(live)) => live.health.check().is_err(),
+                    Some(Err(_)) => true,
+                    None => false,
+                };
+                if over {
+                    *current = Generation::default();
+                }
+                current.clone()
             };
-            if over {
-                *current = Generation::default();
+            match generation.get_or_init(|| self.open()).await.clone() {
+                // Closed before it was opened: this acquire comes after that.
+                Err(Error::SessionOver { .. }) => {}
+                opened => return opened,
             }
-            current.clone()
-        };
-        generation.get_or_init(|| self.open()).await.clone()
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Generation> {
+        self.inner.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a session in a task of its own, so that a caller who gives up does not leave one half open: dropping its

@@ -271,3 +271,26 @@ fn guards_survive_the_end_of_the_users_runtime_and_end_with_that_of_the_sessions
     assert!(guard.check().is_err());
     drop(guard);
 }
+
+#[tokio::test(start_paused = true)]
+async fn closing_waits_for_a_session_that_is_being_opened() {
+    let store = store().with_own_link();
+    let builder = Client::builder(store.clone()).clock(TokioClock::new());
+    let client = builder.runtime(tokio::runtime::Handle::current()).connect().await.unwrap();
+    client.close().await;
+    assert_eq!(store.session_count(), 0);
+    store.link().plan(Op::Renew, Fault::Delay(BEAT));
+    let mutex = client.mutex("l").unwrap();
+    let waiter = tokio::spawn(async move { mutex.lock().await });
+    while store.session_count() == 0 {
+        tokio::time::sleep(BEAT / 100).await;
+    }
+    client.close().await;
+    assert_eq!(store.session_count(), 0, "its opening ended after the call of close");
+    // The waiter may have got the lock just before.
+    let error = waiter.await.unwrap().and_then(|guard| guard.check()).unwrap_err();
+    let closed =
+        matches!(error, Error::SessionLost { loss: Loss::Closed, .. } | Error::Lost { loss: Loss::Closed, .. });
+    assert!(closed, "{error}");
+    client.mutex("l").unwrap().lock().await.unwrap().check().unwrap();
+}
