@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
+use tokio::task::JoinError;
 
 use crate::backend::{Backend, QueueEntry};
 use crate::clock::{BootClock, Clock};
@@ -16,7 +17,7 @@ use crate::metrics::{Counters, Metrics};
 use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::Queue;
-use crate::recipes::{Election, MultiLock, Mutex, Owners, ReentrantMutex, RwLock, Semaphore};
+use crate::recipes::{Barrier, Election, MultiLock, Mutex, Owners, ReentrantMutex, RwLock, Semaphore};
 use crate::session::Live;
 
 /// A connection to one store, from which locks are made. Cheap to clone; clones share one session.
@@ -127,6 +128,14 @@ impl Client {
     /// [`Error::InvalidName`].
     pub fn election(&self, name: impl AsRef<str>) -> Result<Election> {
         Ok(Election::new(self.clone(), Name::new(name)?))
+    }
+
+    /// A barrier of this name. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`].
+    pub fn barrier(&self, name: impl AsRef<str>) -> Result<Barrier> {
+        Ok(Barrier::new(self.clone(), Name::new(name)?))
     }
 
     /// The queue of this name, whatever recipe uses it, for people and tools. Makes no request.
@@ -258,16 +267,20 @@ impl Client {
     ) -> Result<T> {
         let task = self.inner.runtime.spawn(task);
         let _wanted = AbortOnDrop(task.abort_handle());
-        task.await.unwrap_or_else(|error| Err(Error::Runtime { problem: format!("did not answer: {error}") }))
+        task.await.map_err(no_answer)?
     }
 
-    async fn on_runtime<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T> {
-        self.inner
-            .runtime
-            .spawn(task)
-            .await
-            .map_err(|error| Error::Runtime { problem: format!("did not answer: {error}") })
+    /// Does on the client's runtime what has to come to its end whatever becomes of the caller.
+    pub(crate) async fn on_runtime<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
+        self.inner.runtime.spawn(task).await.map_err(no_answer)
     }
+}
+
+fn no_answer(error: JoinError) -> Error {
+    Error::Runtime { problem: format!("did not answer: {error}") }
 }
 
 impl fmt::Debug for Client {

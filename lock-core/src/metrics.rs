@@ -35,14 +35,14 @@ metrics! {
     enqueued,
     /// Guards handed out.
     granted,
-    /// Times a waiter went to sleep until its predecessor leaves.
+    /// Times a waiter went to sleep until what it waits for changes.
     waits,
     /// Times a waiter was woken because an entry that it waited for was removed.
     wakeups,
-    /// Times a waiter was woken because something that it waited for was written: of a semaphore, the next in the queue is
-    /// told that it is the first waiter now.
+    /// Times a waiter was woken because something that it waited for was written: the state of a barrier; of a semaphore,
+    /// the next in the queue is told that it is the first waiter now.
     nudges,
-    /// Times the entries ahead were read.
+    /// Times a waiter read the entries ahead, or the state that it waits for.
     looks,
     /// Requests to enter a queue whose answer was lost and had to be settled.
     ambiguous,

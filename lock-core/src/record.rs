@@ -1,12 +1,14 @@
 //! The record of a name: what a recipe keeps in the store beside its queue, for all sessions and none.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use crate::backend::Entry;
+use crate::backend::{Change, Entry, Watch, Watched};
 use crate::decision::Limits;
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::session::Live;
+use crate::session::{Backoff, Live, recheck};
 
 /// A record as it is stored, in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +102,49 @@ pub(crate) async fn update<T: Send>(
     .await?;
     // A record is always there, so `change` was asked.
     outcome.unwrap_or_else(|| Err(live.over()))
+}
+
+/// A record as it is, and the watch that tells of its next change.
+pub(crate) struct Look {
+    pub(crate) record: Option<Record>,
+    /// Another one after each write.
+    pub(crate) version: u64,
+    watch: Watch,
+}
+
+/// Reads a record with a watch in force, so that no change after what was read is missed.
+pub(crate) async fn look(live: &Live, name: &Name, wanted: &'static str) -> Result<Look> {
+    let place = live.session.record(name);
+    live.counters.looks.add_one();
+    // A record is always present. If a backend says otherwise, looking again after a pause is what is left.
+    let watch = match live.retry(|| live.session.watch(&place)).await? {
+        Watched::Present(watch) => watch,
+        Watched::Gone => Box::pin(async { Change::Unknown }),
+    };
+    let content = live.retry(|| live.session.read(&place)).await?.unwrap_or_default();
+    Ok(Look { record: parse(&content.value, name, wanted)?, version: content.version, watch })
+}
+
+impl Look {
+    /// Resolves when the record may have changed, or the session is lost.
+    pub(crate) async fn changed(self, live: &Live) {
+        live.counters.waits.add_one();
+        tokio::select! {
+            _ = live.health.lost() => {}
+            () = recheck() => {}
+            change = self.watch => match change {
+                // The connection may be gone, and with it the watches of all who wait here: not all at once.
+                Change::Unknown => Backoff::default().wait(&live.health).await,
+                Change::Updated | Change::Removed => live.counters.nudges.add_one(),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Look").field("record", &self.record).field("version", &self.version).finish_non_exhaustive()
+    }
 }
 
 /// What becomes of a record.

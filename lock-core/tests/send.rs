@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lock_core::memory::Memory;
 use lock_core::{
-    Builder, Campaign, Candidate, Client, Election, Error, Guard, Leader, Leadership, Metrics, Mutex, Name, Observer,
-    Release, State, StateWatch,
+    Barrier, Builder, Campaign, Candidate, Client, Election, Error, Guard, Leader, Leadership, Metrics, Mutex, Name,
+    Observer, Release, State, StateWatch,
 };
 
 fn send_sync<T: Send + Sync + 'static>() {}
@@ -14,6 +14,7 @@ fn send_future<F: Future + Send>(_: F) {}
 
 #[test]
 fn public_types_and_futures_can_cross_threads() {
+    send_sync::<Barrier>();
     send_sync::<Builder>();
     send_sync::<Candidate>();
     send_sync::<Client>();
@@ -43,6 +44,13 @@ fn public_types_and_futures_can_cross_threads() {
         send_future(async move { states.changed().await });
     }
     let _ = futures;
+
+    fn of_barriers(barrier: &Barrier) {
+        send_future(barrier.raise());
+        send_future(barrier.wait());
+        send_future(barrier.wait_for(Duration::ZERO));
+    }
+    let _ = of_barriers;
 
     fn of_elections(election: &Election, leadership: Leadership, mut observer: Observer) {
         fn send_static<F: Future + Send + 'static>(_: F) {}

@@ -9,6 +9,7 @@
 //! A rule asserts with a panic. Times are multiples of [`World::ttl`]; nothing waits for a fixed time where a condition
 //! can be waited for.
 
+pub mod barrier;
 pub mod election;
 pub mod faults;
 pub mod mutex;
@@ -112,6 +113,20 @@ macro_rules! conformance {
                 lost_replies_change_nothing,
                 long_silence_ends_the_leadership_before_the_next_one,
                 withdrawing_in_silence_leaves_nothing;
+            barrier:
+                who_comes_to_a_lowered_one_goes_on,
+                lowering_wakes_each_waiter_once,
+                stays_raised_without_the_one_who_raised_it,
+                raising_again_at_once_lets_the_waiters_go_on,
+                lowering_in_the_moment_of_coming_is_not_missed,
+                deadline_of_a_wait_passes_on_time,
+                dropped_wait_leaves_nothing,
+                name_in_use_by_another_recipe_is_told,
+                cut_does_not_keep_a_waiter,
+                ended_session_does_not_end_a_wait,
+                silence_longer_than_the_ttl_does_not_end_a_wait,
+                lost_replies_do_not_change_the_outcome,
+                deadline_of_a_wait_holds_in_silence;
         }
     };
     (@exclusive $test:meta, $world:expr, $group:ident, $subject:ident, $($more:ident),*) => {

@@ -1,12 +1,15 @@
 //! What users take: each recipe is a kind of entry, a way to wait, and a guard.
 
+mod barrier;
 mod election;
 mod multi_lock;
 mod mutex;
+mod recorded;
 mod reentrant_mutex;
 mod rw_lock;
 mod semaphore;
 
+pub use barrier::Barrier;
 pub use election::{Campaign, Candidate, Election, Leader, Leadership, Observer};
 pub use multi_lock::{MultiGuard, MultiLock};
 pub use mutex::Mutex;
