@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex as Lock, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinError;
 
 use crate::backend::{Backend, QueueEntry};
@@ -53,6 +53,8 @@ struct Inner {
     counters: Arc<Counters>,
     current: Lock<Generation>,
     reentrant: Arc<Owners>,
+    /// Counts the calls of `close`.
+    closes: watch::Sender<u64>,
 }
 
 /// One session, or the attempt to open it, whose outcome all who wait for it share.
@@ -175,11 +177,12 @@ impl Client {
     ///
     /// Returns when the store has confirmed it or could not be reached in time; then the ttl does it. A session that is
     /// just being opened is waited for, at most for the backend's connect timeout, and closed. A later acquire opens a new
-    /// session.
+    /// session, but what takes part in the background, such as a [`LeaderLatch`](crate::LeaderLatch), ends.
     ///
     /// # Cancel safety
     /// The session ends all the same.
     pub async fn close(&self) {
+        self.inner.closes.send_modify(|closes| *closes += 1);
         let current = std::mem::take(&mut *self.current());
         // A session that is just being opened is waited for; one that nobody has begun to open will not be.
         let opened =
@@ -192,6 +195,11 @@ impl Client {
     /// What this client has done so far.
     pub fn metrics(&self) -> Metrics {
         self.inner.counters.snapshot()
+    }
+
+    /// Changes whenever the client is closed from now on.
+    pub(crate) fn closes(&self) -> watch::Receiver<u64> {
+        self.inner.closes.subscribe()
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
@@ -333,6 +341,7 @@ impl Builder {
                 counters: Arc::default(),
                 current: Lock::default(),
                 reentrant: Arc::default(),
+                closes: watch::Sender::new(0),
             }),
         };
         client.live_from_anywhere().await?;

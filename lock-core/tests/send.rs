@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lock_core::memory::Memory;
 use lock_core::{
-    Barrier, Builder, Campaign, Candidate, Client, Election, Error, Guard, Leader, Leadership, Metrics, Mutex, Name,
-    Observer, Release, State, StateWatch,
+    Barrier, Builder, Campaign, Candidate, Client, Election, Error, Guard, Leader, LeaderLatch, Leadership, Metrics,
+    Mutex, Name, Observer, Release, State, StateWatch, Stopper, Turn, Turns,
 };
 
 fn send_sync<T: Send + Sync + 'static>() {}
@@ -51,6 +51,10 @@ fn public_types_and_futures_can_cross_threads() {
         send_future(barrier.wait_for(Duration::ZERO));
     }
     let _ = of_barriers;
+    send_sync::<LeaderLatch>();
+    send_sync::<Stopper>();
+    send_sync::<Turn>();
+    send_sync::<Turns>();
 
     fn of_elections(election: &Election, leadership: Leadership, mut observer: Observer) {
         fn send_static<F: Future + Send + 'static>(_: F) {}
@@ -60,6 +64,19 @@ fn public_types_and_futures_can_cross_threads() {
         send_future(leadership.proclaim("x"));
         send_future(leadership.resign());
         send_future(async move { observer.next().await });
+        let mut latch = election.latch("x").expect("a valid value");
+        send_future(async move {
+            drop(latch.changed().await);
+            drop(latch.leading().await);
+            latch.close().await
+        });
+        let mut turns = election.turns("x").expect("a valid value");
+        send_future(async move {
+            while let Ok(Some(turn)) = turns.next().await {
+                turn.ending().await;
+                turn.done().await;
+            }
+        });
     }
     let _ = of_elections;
 }

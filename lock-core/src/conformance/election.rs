@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Contender, Cut, Witness, World, contenders, eventually, fresh_name, in_time, patience, poll_and_drop};
-use crate::{Election, Error, Leader, Leadership, Loss, Name, Observer, Release, Result, State};
+use crate::{Election, Ending, Error, Leader, Leadership, Loss, Name, Observer, Release, Result, State, Stopper};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -502,4 +503,271 @@ pub async fn withdrawing_in_silence_leaves_nothing(world: &dyn World) {
     }
     has_length(world, &election[0], 0).await;
     leads(world, &election[0], "nobody is in the way").await.resign().await;
+}
+
+pub async fn latch_leads_again_after_every_loss(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let mut latch = election[0].latch("latch").unwrap();
+    let mut token = 0;
+    for round in 0..3 {
+        let leadership = in_time(world, "it leads", latch.leading()).await.unwrap();
+        assert!(latch.is_leader());
+        assert!(leadership.token() > token);
+        token = leadership.token();
+        assert_eq!(election[1].leader().await.unwrap().unwrap().value, b"latch");
+        if round == 1 {
+            world.expire(&two[0].client.session_id().await.unwrap()).await;
+        } else {
+            world.remove(leadership.entry()).await;
+        }
+        in_time(world, "the loss is noticed", leadership.lost()).await;
+        assert!(latch.leadership().is_none_or(|now| now.token() > token));
+    }
+    let began = Instant::now();
+    // Changes that come close together are one, so the last answer decides.
+    while in_time(world, "a change", latch.changed()).await.unwrap().is_none_or(|now| now.token() <= token) {}
+    assert!(began.elapsed() < world.ttl() + SECOND);
+    assert_eq!(in_time(world, "it closes", latch.close()).await, Release::Released);
+    has_length(world, &election[0], 0).await;
+}
+
+pub async fn latch_takes_its_turn_and_ends_when_closed_or_dropped(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let mut first = election[0].latch("first").unwrap();
+    let leadership = in_time(world, "it leads", first.leading()).await.unwrap();
+    let mut second = election[1].latch("second").unwrap();
+    has_length(world, &election[0], 2).await;
+    let third = election[1].latch("third").unwrap();
+    has_length(world, &election[0], 3).await;
+    assert!(!second.is_leader() && second.leadership().is_none() && second.trouble().is_none());
+    assert_eq!(in_time(world, "it closes", third.close()).await, Release::NotHeld);
+    has_length(world, &election[0], 2).await;
+    assert_eq!(in_time(world, "it closes", first.close()).await, Release::Released);
+    assert!(leadership.check().is_err(), "whoever kept it does not keep leading");
+    in_time(world, "the next leads", second.leading()).await.unwrap();
+    let last = leads_next(world, &election[0], "last").await;
+    std::thread::spawn(move || drop(second)).join().unwrap();
+    last.leadership(world).await.resign().await;
+    has_length(world, &election[0], 0).await;
+}
+
+async fn leads_next(world: &dyn World, election: &Election, value: &str) -> Standing {
+    Standing::start(world, election, value, 2).await
+}
+
+pub async fn latch_is_no_leader_before_the_next_one_is(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let mut latch = election[0].latch("silent").unwrap();
+    let token = in_time(world, "it leads", latch.leading()).await.unwrap().token();
+    let next = leads_next(world, &election[1], "next").await;
+    two[0].link.hold().await;
+    let next = next.leadership(world).await;
+    assert!(!latch.is_leader(), "no two leaders");
+    assert!(latch.leadership().is_none());
+    two[0].link.resume().await;
+    next.check().unwrap();
+    // It stands again by itself.
+    has_length(world, &election[1], 2).await;
+    next.resign().await;
+    assert!(in_time(world, "it leads again", latch.leading()).await.unwrap().token() > token);
+}
+
+pub async fn latch_ends_with_its_client(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let mut latch = election[0].latch("closed").unwrap();
+    let leadership = in_time(world, "it leads", latch.leading()).await.unwrap();
+    let mut waiting = election[0].latch("waiting").unwrap();
+    has_length(world, &election[0], 2).await;
+    two[0].client.close().await;
+    assert!(leadership.check().is_err() && !latch.is_leader());
+    for latch in [&mut latch, &mut waiting] {
+        let ended = async { while latch.changed().await.is_ok() {} };
+        in_time(world, "it has ended", ended).await;
+        assert!(matches!(latch.leading().await, Err(Error::Lost { loss: Loss::Closed, .. })));
+    }
+    has_length(world, &election[0], 0).await;
+    let opened = two[0].client.metrics().sessions_opened;
+    leads(world, &election[1], "nobody is in the way").await.resign().await;
+    assert_eq!(two[0].client.metrics().sessions_opened, opened, "no session that nobody would end");
+    assert_eq!(in_time(world, "it closes", latch.close()).await, Release::NotHeld);
+}
+
+pub async fn latch_waits_for_better_times(world: &dyn World) {
+    let one = world.contender().await;
+    let name = fresh_name();
+    let lock = one.client.rw_lock(&name).unwrap().write().await.unwrap();
+    let mut latch = one.client.election(&name).unwrap().latch("patient").unwrap();
+    eventually("it is told why it does not lead", patience(world), || async {
+        matches!(latch.trouble(), Some(Error::OtherRecipe { .. }))
+    })
+    .await;
+    lock.release().await;
+    in_time(world, "it leads", latch.leading()).await.unwrap();
+    assert!(latch.trouble().is_none());
+}
+
+pub async fn work_is_done_by_one_leader_at_a_time_and_in_turns(world: &dyn World) {
+    let three = contenders(world, 3).await;
+    let elections = everywhere(&three);
+    let witness = Arc::new(Witness::default());
+    let (mut tasks, mut stoppers) = (Vec::new(), Vec::new());
+    for election in &elections {
+        let (witness, mut turns) = (witness.clone(), election.turns("worker").unwrap());
+        stoppers.push(turns.stopper());
+        tasks.push(tokio::spawn(async move {
+            let mut rounds = 0;
+            while let Some(turn) = turns.next().await.unwrap() {
+                witness.enter(&turn);
+                tokio::task::yield_now().await;
+                turn.check().unwrap();
+                witness.leave();
+                rounds += 1;
+                assert_eq!(turn.done().await, Release::Released);
+            }
+            rounds
+        }));
+    }
+    eventually("there are rounds", patience(world) * 2, || async { witness.grants() >= 30 }).await;
+    for stopper in stoppers {
+        stopper.stop();
+    }
+    for task in tasks {
+        let rounds = in_time(world, "everybody stops", task).await.unwrap();
+        assert!(rounds >= 5, "{rounds} of {}: each takes its turn", witness.grants());
+    }
+    has_length(world, &elections[0], 0).await;
+}
+
+/// Work that is told to end and goes on until it is let go.
+struct Drain {
+    told: watch::Receiver<Option<Ending>>,
+    finish: Arc<Notify>,
+    stopper: Stopper,
+    task: JoinHandle<()>,
+}
+
+impl Drain {
+    fn start(election: &Election) -> Self {
+        let (tell, told) = watch::channel(None);
+        let finish = Arc::<Notify>::default();
+        let mut turns = election.turns("drained").unwrap();
+        let stopper = turns.stopper();
+        let task = tokio::spawn({
+            let finish = finish.clone();
+            async move {
+                while let Some(turn) = turns.next().await.unwrap() {
+                    let ending = turn.ending().await;
+                    tell.send_replace(Some(ending));
+                    finish.notified().await;
+                    tell.send_replace(None);
+                    assert_eq!(turn.check().is_err(), matches!(ending, Ending::Lost(_)));
+                    turn.done().await;
+                }
+            }
+        });
+        Self { told, finish, stopper, task }
+    }
+
+    async fn told(&mut self, world: &dyn World) -> Ending {
+        let told = in_time(world, "the work is told", self.told.wait_for(Option::is_some)).await.unwrap();
+        told.expect("just waited for")
+    }
+}
+
+async fn somebody_leads(world: &dyn World, election: &Election) -> Leader {
+    let mut observer = election.observe();
+    let leading = async {
+        loop {
+            if let Some(leader) = observer.next().await.unwrap() {
+                return leader;
+            }
+        }
+    };
+    in_time(world, "somebody leads", leading).await
+}
+
+pub async fn work_comes_to_its_end_before_the_next_one_leads(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let mut drain = Drain::start(&election[0]);
+    let leader = somebody_leads(world, &election[1]).await;
+    let next = leads_next(world, &election[1], "next").await;
+    assert!(two[1].client.queue(election[1].name()).unwrap().revoke(leader.token).await.unwrap());
+    assert_eq!(drain.told(world).await, Ending::Revoked);
+    // Longer than the ttl: it is renewed while the work comes to its end.
+    tokio::time::sleep(world.ttl() + SECOND).await;
+    assert!(next.is_waiting());
+    assert_eq!(election[1].leader().await.unwrap().unwrap().token, leader.token);
+    drain.finish.notify_one();
+    let next = next.leadership(world).await;
+    // It stands again, at the end.
+    has_length(world, &election[1], 2).await;
+    next.resign().await;
+    let again = somebody_leads(world, &election[1]).await;
+    assert!(again.token > leader.token);
+    let next = leads_next(world, &election[1], "next").await;
+    drain.stopper.stop();
+    assert_eq!(drain.told(world).await, Ending::Stopped);
+    assert!(next.is_waiting() && !drain.task.is_finished());
+    assert_eq!(election[1].leader().await.unwrap().unwrap().token, again.token);
+    drain.finish.notify_one();
+    in_time(world, "it ends", drain.task).await.unwrap();
+    next.leadership(world).await.resign().await;
+    has_length(world, &election[1], 0).await;
+}
+
+pub async fn work_whose_leadership_is_lost_is_told_and_not_cut_off(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let mut drain = Drain::start(&election[0]);
+    let leader = somebody_leads(world, &election[1]).await;
+    world.remove(&leader.entry).await;
+    assert_eq!(drain.told(world).await, Ending::Lost(Loss::EntryRemoved));
+    assert_eq!(world.entries(&queue(&election[0])).await.len(), 0, "it does not stand again before the work has ended");
+    drain.finish.notify_one();
+    let again = somebody_leads(world, &election[1]).await;
+    assert!(again.token > leader.token);
+    world.expire(&two[0].client.session_id().await.unwrap()).await;
+    assert!(matches!(drain.told(world).await, Ending::Lost(_)));
+    drain.finish.notify_one();
+    somebody_leads(world, &election[1]).await;
+    drain.task.abort();
+    has_length(world, &election[0], 0).await;
+}
+
+pub async fn turns_stop_while_they_wait_and_with_their_client(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let leadership = leads(world, &election[0], "leader").await;
+    let mut turns = election[1].turns("waiting").unwrap();
+    let stopper = turns.stopper();
+    let waiting = tokio::spawn(async move {
+        assert!(turns.next().await.unwrap().is_none());
+        assert!(turns.next().await.unwrap().is_none());
+    });
+    has_length(world, &election[0], 2).await;
+    stopper.stop();
+    in_time(world, "they stop", waiting).await.unwrap();
+    has_length(world, &election[0], 1).await;
+    let mut turns = election[1].turns("withdrawn").unwrap();
+    for polls in 0..4 {
+        poll_and_drop(turns.next(), polls).await;
+    }
+    has_length(world, &election[0], 1).await;
+    leadership.resign().await;
+
+    let lock = two[0].client.rw_lock(election[0].name()).unwrap().write().await.unwrap();
+    let error = in_time(world, "an answer", turns.next()).await.map(drop).unwrap_err();
+    assert!(matches!(error, Error::OtherRecipe { .. }), "{error}");
+    lock.release().await;
+    let turn = in_time(world, "it is its turn", turns.next()).await.unwrap().unwrap();
+    two[1].client.close().await;
+    assert_eq!(in_time(world, "it is told", turn.ending()).await, Ending::Lost(Loss::Closed));
+    assert_eq!(turn.done().await, Release::NotHeld);
+    assert!(in_time(world, "they end", turns.next()).await.unwrap().is_none());
+    has_length(world, &election[0], 0).await;
 }

@@ -112,7 +112,16 @@ macro_rules! conformance {
                 cut_keeps_the_leader_the_candidates_and_the_observers,
                 lost_replies_change_nothing,
                 long_silence_ends_the_leadership_before_the_next_one,
-                withdrawing_in_silence_leaves_nothing;
+                withdrawing_in_silence_leaves_nothing,
+                latch_leads_again_after_every_loss,
+                latch_takes_its_turn_and_ends_when_closed_or_dropped,
+                latch_is_no_leader_before_the_next_one_is,
+                latch_ends_with_its_client,
+                latch_waits_for_better_times,
+                work_is_done_by_one_leader_at_a_time_and_in_turns,
+                work_comes_to_its_end_before_the_next_one_leads,
+                work_whose_leadership_is_lost_is_told_and_not_cut_off,
+                turns_stop_while_they_wait_and_with_their_client;
             barrier:
                 who_comes_to_a_lowered_one_goes_on,
                 lowering_wakes_each_waiter_once,

@@ -4,13 +4,16 @@ mod barrier;
 mod election;
 mod multi_lock;
 mod mutex;
+mod persistent;
 mod recorded;
 mod reentrant_mutex;
 mod rw_lock;
 mod semaphore;
 
 pub use barrier::Barrier;
-pub use election::{Campaign, Candidate, Election, Leader, Leadership, Observer};
+pub use election::{
+    Campaign, Candidate, Election, Ending, Leader, LeaderLatch, Leadership, Observer, Stopper, Turn, Turns,
+};
 pub use multi_lock::{MultiGuard, MultiLock};
 pub use mutex::Mutex;
 pub(crate) use reentrant_mutex::Owners;

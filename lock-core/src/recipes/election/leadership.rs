@@ -3,9 +3,9 @@
 use std::ops::Deref;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 
-use tokio::sync::Mutex as AsyncLock;
+use tokio::sync::{Mutex as AsyncLock, watch};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Loss, Result};
 use crate::guard::{Guard, Release};
 use crate::revocation;
 
@@ -18,11 +18,30 @@ pub struct Leadership {
     shown: Arc<Lock<Vec<u8>>>,
     /// Who has it writes the value.
     turn: Arc<AsyncLock<()>>,
+    /// Tells when the turns that this one belongs to are stopped.
+    stopped: Option<watch::Receiver<bool>>,
+}
+
+/// Why a leader's work should come to an end.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The leadership was lost: somebody else may lead already.
+    Lost(Loss),
+    /// Somebody asks the leader to let go.
+    Revoked,
+    /// The [`Turns`](crate::Turns) were stopped.
+    Stopped,
 }
 
 impl Leadership {
     pub(super) fn new(guard: Guard, term: u64, value: Vec<u8>) -> Self {
-        Self { guard: Arc::new(guard), term, shown: Arc::new(Lock::new(value)), turn: Arc::default() }
+        Self { guard: Arc::new(guard), term, shown: Arc::new(Lock::new(value)), turn: Arc::default(), stopped: None }
+    }
+
+    pub(super) fn stopped_by(mut self, stopped: watch::Receiver<bool>) -> Self {
+        self.stopped = Some(stopped);
+        self
     }
 
     /// Counts the leaders of this election, those of other kinds of clients left out: greater than that of every earlier
@@ -57,6 +76,28 @@ impl Leadership {
             Ok(())
         });
         written.await.unwrap_or_else(|_| Err(runtime_gone()))
+    }
+
+    /// Resolves when work that is done as the leader should come to an end.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost by dropping it.
+    pub async fn ending(&self) -> Ending {
+        let stopped = async {
+            let told = match self.stopped.clone() {
+                Some(mut stopped) => stopped.wait_for(|stopped| *stopped).await.is_ok(),
+                None => false,
+            };
+            if !told {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            loss = self.lost() => Ending::Lost(loss),
+            () = self.revoked() => Ending::Revoked,
+            () = stopped => Ending::Stopped,
+        }
     }
 
     /// Ends the leadership and waits for the store's answer, as [`Guard::release`]: lost locally before anything is sent, and

@@ -1,11 +1,15 @@
 //! Leader election: a queue of candidates, of which the first leads.
 
+mod latch;
 mod leadership;
 mod observer;
 mod office;
+mod turns;
 
-pub use leadership::Leadership;
+pub use latch::LeaderLatch;
+pub use leadership::{Ending, Leadership};
 pub use observer::{Leader, Observer};
+pub use turns::{Stopper, Turn, Turns};
 
 use std::fmt;
 use std::pin::Pin;
@@ -86,6 +90,59 @@ impl Election {
             let value = value?;
             named.client.clone().while_wanted(stand(named, value)).await
         }))
+    }
+
+    /// Stands for leadership in the background from now on, showing this value, and again after every loss.
+    ///
+    /// # Errors
+    /// [`Error::ValueTooLarge`], and [`Error::InvalidConfig`] for a value that begins with `__REVOKE__`. What goes wrong
+    /// later, [`LeaderLatch::trouble`] tells.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let mut latch = client.election("scheduler")?.latch("10.0.0.1:7000")?;
+    /// latch.leading().await?;
+    /// if latch.is_leader() {
+    ///     println!("leading");
+    /// }
+    /// latch.close().await;
+    /// # Ok(()) }
+    /// ```
+    pub fn latch(&self, value: impl AsRef<[u8]>) -> Result<LeaderLatch> {
+        let value = revocation::checked(&self.named.name, value.as_ref())?;
+        Ok(LeaderLatch::start(self.clone(), value))
+    }
+
+    /// Stands for leadership again and again, showing this value, for work that is done whenever this candidate leads.
+    ///
+    /// # Errors
+    /// [`Error::ValueTooLarge`], and [`Error::InvalidConfig`] for a value that begins with `__REVOKE__`.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let mut turns = client.election("scheduler")?.turns("10.0.0.1:7000")?;
+    /// let stopper = turns.stopper(); // for example for whoever listens to signals
+    /// let mut rounds = 0;
+    /// while let Some(turn) = turns.next().await? {
+    ///     tokio::select! {
+    ///         done = turn.run(async { /* the next round */ }) => done?,
+    ///         _ = turn.ending() => {} // put things in order
+    ///     }
+    ///     rounds += 1;
+    ///     if rounds == 3 {
+    ///         stopper.stop();
+    ///     }
+    ///     turn.done().await; // only now somebody else can lead
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn turns(&self, value: impl AsRef<[u8]>) -> Result<Turns> {
+        let value = revocation::checked(&self.named.name, value.as_ref())?;
+        Ok(Turns::new(self.clone(), value))
     }
 
     /// Who leads now; `None` when nobody does, also for the moment between two leaders.

@@ -1,0 +1,86 @@
+//! Taking part in an election in the background.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::guard::{Guard, Release};
+use crate::recipes::election::{Election, Leadership};
+use crate::recipes::persistent::{Held, Persistent};
+
+/// A candidate in the background: it stands for leadership from now on, leads whenever its turn comes, and stands again
+/// after every loss.
+///
+/// It ends when it is closed or dropped, or when its [`Client`](crate::Client) is closed.
+#[must_use = "the candidate withdraws when this is dropped"]
+#[derive(Debug)]
+pub struct LeaderLatch {
+    inner: Persistent<Leadership>,
+}
+
+impl LeaderLatch {
+    pub(super) fn start(election: Election, value: Vec<u8>) -> Self {
+        let client = election.named.client.clone();
+        let name = election.name().to_owned();
+        Self { inner: Persistent::start(&client, &name, None, move || election.campaign(&value)) }
+    }
+
+    /// Whether it leads. Synchronous, without I/O, and false as soon as the leadership's [`check`](Guard::check) fails.
+    pub fn is_leader(&self) -> bool {
+        self.inner.current().is_some()
+    }
+
+    /// The leadership, while it leads: to pass on its token, to proclaim another value, or to put work into its
+    /// [`run`](Guard::run). Whoever keeps it does not keep leading: it ends with the latch.
+    pub fn leadership(&self) -> Option<Arc<Leadership>> {
+        self.inner.current()
+    }
+
+    /// Resolves when it has begun or ceased to lead since this was asked last, with the leadership or `None`. Changes
+    /// that come close together are seen as one.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when the client was closed, from then on for ever.
+    ///
+    /// # Cancel safety
+    /// No change is missed by dropping it.
+    pub async fn changed(&mut self) -> Result<Option<Arc<Leadership>>> {
+        self.inner.changed().await
+    }
+
+    /// Resolves when it leads.
+    ///
+    /// # Errors
+    /// As [`changed`](Self::changed).
+    ///
+    /// # Cancel safety
+    /// The candidate stays in the queue.
+    pub async fn leading(&mut self) -> Result<Arc<Leadership>> {
+        loop {
+            if let Some(leadership) = self.inner.current() {
+                return Ok(leadership);
+            }
+            self.changed().await?;
+        }
+    }
+
+    /// Why the last attempt failed, if it has not led since. It goes on trying, with growing pauses of up to a second;
+    /// up to ten when that is not expected to help, as with [`Error::OtherRecipe`].
+    pub fn trouble(&self) -> Option<Error> {
+        self.inner.trouble()
+    }
+
+    /// Stops taking part: resigns or withdraws. The answer is that of [`Leadership::resign`];
+    /// [`Release::NotHeld`] when it did not lead.
+    ///
+    /// # Cancel safety
+    /// It stops all the same.
+    pub async fn close(self) -> Release {
+        self.inner.close().await
+    }
+}
+
+impl Held for Leadership {
+    fn guard(&self) -> &Guard {
+        self
+    }
+}

@@ -1,0 +1,165 @@
+//! Doing work whenever one leads.
+
+use std::ops::Deref;
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::error::Result;
+use crate::guard::Release;
+use crate::recipes::election::{Election, Leadership};
+use crate::session::Backoff;
+
+/// Leadership again and again, for work that is done in turns with others.
+///
+/// For each turn it stands for leadership anew, at the end of the queue. It ends when somebody [stops](Stopper) it or the
+/// client is closed.
+#[derive(Debug)]
+pub struct Turns {
+    election: Election,
+    value: Vec<u8>,
+    stop: Arc<watch::Sender<bool>>,
+    closes: watch::Receiver<u64>,
+    pace: Pace,
+}
+
+/// Leads, and resigns when it is done or dropped; all else it does is a [`Leadership`]'s.
+///
+/// **Work is never cut off.** It is told when it should come to an end, by [`Leadership::ending`]: the leadership was lost,
+/// somebody asks the leader to let go, or the turns were stopped. Until the turn is done or dropped, the session is renewed
+/// and the entry stays: the next one leads only after the work has ended. A loss is the exception that nothing can prevent:
+/// then somebody else may lead while the work comes to its end. So [`check`](crate::Guard::check) before each effect, or
+/// put what must not outlive the leadership into [`run`](crate::Guard::run).
+#[must_use = "a turn that is dropped has failed"]
+#[derive(Debug)]
+pub struct Turn<'a> {
+    leadership: Leadership,
+    pace: &'a mut Pace,
+    done: bool,
+}
+
+/// Stops [`Turns`] from elsewhere. Clones stop the same.
+#[derive(Clone, Debug)]
+pub struct Stopper(Arc<watch::Sender<bool>>);
+
+/// When the next turn may begin.
+#[derive(Debug, Default)]
+struct Pace {
+    backoff: Backoff,
+    not_before: Option<Instant>,
+}
+
+impl Turns {
+    pub(super) fn new(election: Election, value: Vec<u8>) -> Self {
+        let closes = election.named.client.closes();
+        Self { election, value, stop: Arc::new(watch::Sender::new(false)), closes, pace: Pace::default() }
+    }
+
+    /// What stops it.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.stop.clone())
+    }
+
+    /// Waits for the next turn; `None` when it was stopped.
+    ///
+    /// After a turn that was not [done](Turn::done), and when the store cannot be reached, it pauses, so that others can
+    /// lead: 10 ms, doubled each time up to a second, jittered. A turn that was done makes the pauses short again, and is
+    /// followed by the next at once.
+    ///
+    /// # Errors
+    /// Those of [`Election::campaign`] that trying again does not help against.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the candidate and leaves nothing behind.
+    pub async fn next(&mut self) -> Result<Option<Turn<'_>>> {
+        let (mut stop, mut closes) = (self.stop.subscribe(), self.closes.clone());
+        let mut stopped = pin!(async move {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => {}
+                _ = closes.changed() => {}
+            }
+        });
+        loop {
+            let led = tokio::select! {
+                biased;
+                () = &mut stopped => return Ok(None),
+                led = self.campaign() => led,
+            };
+            match led {
+                Ok(leadership) => {
+                    let leadership = leadership.stopped_by(self.stop.subscribe());
+                    return Ok(Some(Turn { leadership, pace: &mut self.pace, done: false }));
+                }
+                Err(error) if error.is_retryable() => {
+                    tracing::debug!(election = self.election.name(), %error, "not elected, trying again");
+                    self.pace.fail();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn campaign(&self) -> Result<Leadership> {
+        if let Some(not_before) = self.pace.not_before {
+            let pause = async move {
+                tokio::time::sleep_until(not_before).await;
+                Ok(())
+            };
+            self.election.named.client.while_wanted(pause).await?;
+        }
+        self.election.campaign(&self.value).await
+    }
+}
+
+impl Turn<'_> {
+    /// Resigns, and waits for the store's answer as [`Leadership::resign`].
+    ///
+    /// # Cancel safety
+    /// The turn is done all the same.
+    pub async fn done(mut self) -> Release {
+        self.done = true;
+        self.let_go().await
+    }
+
+    /// As [`done`](Self::done), for work that has failed: before the next turn there is a pause. Dropping the turn does the
+    /// same without waiting for the answer.
+    ///
+    /// # Cancel safety
+    /// The turn is over all the same.
+    pub async fn failed(self) -> Release {
+        self.let_go().await
+    }
+}
+
+impl Deref for Turn<'_> {
+    type Target = Leadership;
+
+    fn deref(&self) -> &Leadership {
+        &self.leadership
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.done {
+            *self.pace = Pace::default();
+        } else {
+            self.pace.fail();
+        }
+    }
+}
+
+impl Stopper {
+    /// Lets the present turn know that it should come to its end, and makes it the last one.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Pace {
+    fn fail(&mut self) {
+        self.not_before = Some(Instant::now() + self.backoff.next());
+    }
+}
