@@ -17,7 +17,7 @@ use crate::metrics::{Counters, Metrics};
 use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::Queue;
-use crate::recipes::{Barrier, Election, MultiLock, Mutex, Owners, ReentrantMutex, RwLock, Semaphore};
+use crate::recipes::{Barrier, CountDownLatch, Election, MultiLock, Mutex, Owners, ReentrantMutex, RwLock, Semaphore};
 use crate::session::Live;
 
 /// A connection to one store, from which locks are made. Cheap to clone; clones share one session.
@@ -138,6 +138,14 @@ impl Client {
     /// [`Error::InvalidName`].
     pub fn barrier(&self, name: impl AsRef<str>) -> Result<Barrier> {
         Ok(Barrier::new(self.clone(), Name::new(name)?))
+    }
+
+    /// A latch of this name that opens after `count` count-downs; the same number everywhere. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], and [`Error::InvalidConfig`] for a count that is not 1 to [`CountDownLatch::MAX_COUNT`].
+    pub fn count_down_latch(&self, name: impl AsRef<str>, count: u32) -> Result<CountDownLatch> {
+        CountDownLatch::new(self.clone(), Name::new(name)?, count)
     }
 
     /// The queue of this name, whatever recipe uses it, for people and tools. Makes no request.

@@ -112,6 +112,21 @@ pub enum Error {
         stored: u32,
     },
 
+    /// The double barrier has another number of parties, or the latch another count. Nothing was left in the store.
+    #[error("{recipe} {name:?} has {stored} {of} in the store, not {asked}: use the same number everywhere")]
+    NumberMismatch {
+        /// The name.
+        name: String,
+        /// The recipe.
+        recipe: &'static str,
+        /// What the number counts, such as "parties".
+        of: &'static str,
+        /// The number that the caller believes in.
+        asked: u32,
+        /// The number in the store.
+        stored: u32,
+    },
+
     /// A read lock cannot become a write lock: two readers that both wait for the other to leave would wait for ever.
     #[error("lock {lock:?} is held for reading and cannot be upgraded: release it, then lock it for writing")]
     UpgradeRefused {
@@ -208,7 +223,13 @@ impl Error {
 
     /// Whether the caller asked for something that this name, or this number, cannot be.
     pub(crate) fn is_misuse(&self) -> bool {
-        matches!(self, Self::OtherRecipe { .. } | Self::LimitMismatch { .. } | Self::InvalidConfig { .. })
+        matches!(
+            self,
+            Self::OtherRecipe { .. }
+                | Self::LimitMismatch { .. }
+                | Self::NumberMismatch { .. }
+                | Self::InvalidConfig { .. }
+        )
     }
 
     pub(crate) fn too_many_permits(wanted: u32, limit: u32) -> Self {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Change, Entry, Watch, Watched};
+use crate::backend::{Change, Entry, Watch, Watched, Written};
 use crate::decision::Limits;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -33,9 +33,13 @@ pub(crate) enum Record {
         open: bool,
     },
     CountDownLatch {
+        /// What it counts down from.
         count: u32,
-        /// Who has counted down, so that nobody counts twice.
+        left: u32,
+        /// Each count-down that was made, until none is left to make, so that none counts twice.
         done: Vec<String>,
+        /// How often it came to zero.
+        opened: u64,
     },
     Election {
         /// How often somebody of this library has taken office.
@@ -144,6 +148,24 @@ impl Look {
 impl fmt::Debug for Look {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Look").field("record", &self.record).field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+/// Writes a record if it is still the one that was looked at. `false` when it was not, or the answer was lost: look again.
+pub(crate) async fn replace(live: &Live, name: &Name, version: u64, record: &Record) -> Result<bool> {
+    let place = live.session.record(name);
+    // Names, numbers and lists always serialise.
+    let value = serde_json::to_vec(record).unwrap_or_default();
+    match live.session.write(&place, version, &value).await {
+        Ok(written) => Ok(written == Written::Done),
+        Err(Error::Unavailable { request, source }) => {
+            tracing::debug!(%name, %request, %source, "the answer was lost");
+            Ok(false)
+        }
+        Err(error) => {
+            live.note(&error);
+            Err(error)
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lock_core::memory::Memory;
 use lock_core::{
-    Barrier, Builder, Campaign, Candidate, Client, Election, Error, Guard, Leader, LeaderLatch, Leadership, Metrics,
-    Mutex, Name, Observer, Release, State, StateWatch, Stopper, Turn, Turns,
+    Barrier, Builder, Campaign, Candidate, Client, CountDownLatch, Election, Error, Guard, Leader, LeaderLatch,
+    Leadership, Metrics, Mutex, Name, Observer, Release, State, StateWatch, Stopper, Turn, Turns,
 };
 
 fn send_sync<T: Send + Sync + 'static>() {}
@@ -18,6 +18,7 @@ fn public_types_and_futures_can_cross_threads() {
     send_sync::<Builder>();
     send_sync::<Candidate>();
     send_sync::<Client>();
+    send_sync::<CountDownLatch>();
     send_sync::<Election>();
     send_sync::<Error>();
     send_sync::<Guard>();
@@ -45,10 +46,14 @@ fn public_types_and_futures_can_cross_threads() {
     }
     let _ = futures;
 
-    fn of_barriers(barrier: &Barrier) {
+    fn of_barriers(barrier: &Barrier, latch: &CountDownLatch) {
         send_future(barrier.raise());
         send_future(barrier.wait());
         send_future(barrier.wait_for(Duration::ZERO));
+        send_future(latch.count_down());
+        send_future(latch.wait());
+        send_future(latch.wait_for(Duration::ZERO));
+        send_future(latch.reset());
     }
     let _ = of_barriers;
     send_sync::<LeaderLatch>();

@@ -10,6 +10,7 @@
 //! can be waited for.
 
 pub mod barrier;
+pub mod count_down_latch;
 pub mod election;
 pub mod faults;
 pub mod mutex;
@@ -136,6 +137,20 @@ macro_rules! conformance {
                 silence_longer_than_the_ttl_does_not_end_a_wait,
                 lost_replies_do_not_change_the_outcome,
                 deadline_of_a_wait_holds_in_silence;
+            count_down_latch:
+                opens_at_zero_and_stays_open,
+                counts_every_one_of_a_crowd_once,
+                opening_in_the_moment_of_coming_is_not_missed,
+                resetting_closes_it_and_keeps_nobody_who_waited,
+                another_count_is_refused,
+                name_in_use_by_another_recipe_is_told,
+                lost_replies_count_once,
+                cuts_at_any_moment_count_once,
+                cut_does_not_keep_a_waiter,
+                ended_session_does_not_end_a_wait,
+                silence_longer_than_the_ttl_ends_neither_wait_nor_count_down,
+                dropped_wait_does_not_change_it,
+                deadline_of_a_wait_holds_also_in_silence;
         }
     };
     (@exclusive $test:meta, $world:expr, $group:ident, $subject:ident, $($more:ident),*) => {

@@ -1,6 +1,7 @@
 //! What users take: each recipe is a kind of entry, a way to wait, and a guard.
 
 mod barrier;
+mod count_down_latch;
 mod election;
 mod multi_lock;
 mod mutex;
@@ -11,6 +12,7 @@ mod rw_lock;
 mod semaphore;
 
 pub use barrier::Barrier;
+pub use count_down_latch::CountDownLatch;
 pub use election::{
     Campaign, Candidate, Election, Ending, Leader, LeaderLatch, Leadership, Observer, Stopper, Turn, Turns,
 };

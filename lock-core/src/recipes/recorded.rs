@@ -23,6 +23,8 @@ pub(crate) enum Step {
     Done,
     /// Wait for its next change.
     Wait,
+    /// Write this, then look again.
+    Write(Record),
 }
 
 impl Recorded {
@@ -112,12 +114,18 @@ impl Recorded {
         step: &mut (impl FnMut(Option<Record>, u64) -> Result<Step> + Send),
         seen: &mut bool,
     ) -> Result<()> {
+        let mut backoff = Backoff::default();
         loop {
             let look = record::look(live, &self.name, self.recipe).await?;
             *seen = true;
             match step(look.record.clone(), look.version)? {
                 Step::Done => return Ok(()),
                 Step::Wait => look.changed(live).await,
+                Step::Write(record) => {
+                    if !record::replace(live, &self.name, look.version, &record).await? {
+                        backoff.wait(&live.health).await;
+                    }
+                }
             }
         }
     }
