@@ -19,7 +19,7 @@ use crate::clock::Instant;
 use crate::decision::{Decision, Hint, Limits, Rule};
 use crate::error::{Error, Loss, Result};
 use crate::guard::Guard;
-use crate::lock_delay::LockDelay;
+use crate::lock_delay::{self, LockDelay};
 use crate::name::Name;
 use crate::record;
 use crate::session::{Backoff, Live, recheck};
@@ -163,6 +163,10 @@ impl Attempt {
             biased;
             why = self.interrupted(&mut reply) => {
                 self.give_up(reply, &why, None);
+                if self.request.delay.is_some() {
+                    // It may have been about to be granted.
+                    lock_delay::forget(&live, &self.request.queue, placed.token).await;
+                }
                 live.remove(&placed.entry).await;
                 return;
             }
@@ -170,12 +174,7 @@ impl Attempt {
         };
         match turn {
             // When the caller is gone, the guard comes back and its drop releases the lock.
-            Ok(Turn::Granted { own, nudge }) => {
-                if nudge {
-                    live.clone().touch_later(placed.entry.clone());
-                }
-                answer(reply, Ok(Some(Guard::new(&self.request, live, placed, own))));
-            }
+            Ok(Turn::Granted { own }) => answer(reply, Ok(Some(Guard::new(&self.request, live, placed, own)))),
             Ok(Turn::Busy) => {
                 live.remove(&placed.entry).await;
                 answer(reply, Ok(None));
@@ -315,11 +314,13 @@ impl Attempt {
         let mut known = placed.ahead.clone();
         let mut limit = rule.first_look();
         let mut watching = Watching::default();
-        let mut waited = false;
-        let nudge = loop {
+        // Those behind may have looked while this entry had to wait, and since then watch nothing else.
+        let mut taken_for_waiter = false;
+        loop {
             let ahead = match known.take() {
                 Some(ahead) => ahead,
                 None => {
+                    taken_for_waiter = true;
                     live.counters.looks.add_one();
                     let look = live.retry(|| live.session.ahead(mine, limit));
                     let now = async { if rule_is_fresh { Ok(rule) } else { self.rule(live, Belief::Any).await } };
@@ -329,7 +330,12 @@ impl Attempt {
                 }
             };
             let (mut on, hint) = match rule.decide(&ahead) {
-                Decision::Granted => break waited && rule.leaves_room_behind(&ahead),
+                Decision::Granted => {
+                    if taken_for_waiter && rule.leaves_room_behind(&ahead) {
+                        live.clone().touch_later(mine.clone());
+                    }
+                    break;
+                }
                 Decision::OtherRecipe(found) => return Err(self.other_recipe(found)),
                 Decision::LookFarther(farther) => {
                     limit = farther;
@@ -341,17 +347,43 @@ impl Attempt {
             if self.request.limit.is_some() {
                 on.push(&record);
             }
-            waited = true;
             // A wake-up is a hint and the queue decides, except that nothing can join ahead of a last obstacle.
             if self.wait_for_change(live, mine, &mut watching, &on, hint).await? && hint == Hint::Grant {
-                break false;
+                break;
             }
-        };
+        }
         if let Some(delay) = &self.request.delay {
-            delay.wait(live, &self.request.queue, placed).await?;
+            if let Some(pause) = lock_delay::pause(live, &self.request.queue, placed).await? {
+                self.pause(live, mine, &mut watching, pause).await?;
+            }
+            delay.ask(live, &self.request.queue, placed).await?;
         }
         live.proven().await.map_err(|_| live.over())?;
-        Ok(Turn::Granted { own: watching.into_own(), nudge })
+        Ok(Turn::Granted { own: watching.into_own() })
+    }
+
+    /// Waits, with a turn that may be lost meanwhile.
+    async fn pause(&self, live: &Arc<Live>, mine: &Entry, watching: &mut Watching, pause: Duration) -> Result<()> {
+        let mut over = pin!(tokio::time::sleep(pause));
+        loop {
+            if watching.set(live, mine, &[]).await? == Set::OwnGone {
+                return Err(self.entry_removed());
+            }
+            tokio::select! {
+                biased;
+                _ = live.health.lost() => return Err(live.over()),
+                first = watching.first() => match first {
+                    First::Own(Change::Removed) => return Err(self.entry_removed()),
+                    _ => Backoff::default().wait(&live.health).await,
+                },
+                () = &mut over => break,
+            }
+        }
+        // Events have been lost before, and the next one may have been waiting for as long.
+        match live.retry(|| live.session.ahead(mine, 1)).await? {
+            Some(_) => Ok(()),
+            None => Err(self.entry_removed()),
+        }
     }
 
     /// Waits until one of `on` may have changed, watching the own entry too. `true` when one was removed while the own
@@ -432,8 +464,6 @@ enum Turn {
     Granted {
         /// The watch on the own entry, if there was cause to open one.
         own: Option<Watch>,
-        /// Whether the next in the queue has to be told that it is the first waiter now.
-        nudge: bool,
     },
     Busy,
 }

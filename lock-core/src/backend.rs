@@ -272,7 +272,8 @@ pub struct Placed {
     /// The fencing token of a grant to this entry: greater than that of every entry that was ever before it in this
     /// queue. From the store's own order (etcd's create revision, ZooKeeper's czxid), never from a clock.
     pub token: u64,
-    /// What was ahead of the entry when it was created, if the same round trip told.
+    /// What was ahead of the entry when it was created, if the same round trip told. For [`Kind::Permits`] in that very
+    /// moment, or it is left out: who sees the queue in between may act on it. For the others a moment later will do.
     pub ahead: Option<Ahead>,
 }
 

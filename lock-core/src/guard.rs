@@ -367,10 +367,8 @@ impl Guard {
         let (live, entry) = (self.live.clone(), self.entry.clone());
         let delayed = self.delays.then(|| (self.lock.clone(), self.token));
         async move {
-            if let Some((lock, token)) = delayed
-                && let Err(error) = lock_delay::forget(&live, &lock, token).await
-            {
-                tracing::debug!(%lock, %error, "the next holder will wait as if this one had vanished");
+            if let Some((lock, token)) = delayed {
+                lock_delay::forget(&live, &lock, token).await;
             }
             live.remove(&entry).await
         }

@@ -15,30 +15,37 @@ pub(crate) struct LockDelay(pub(crate) Duration);
 const MUTEX: &str = "mutex";
 
 impl LockDelay {
-    /// Waits as long as the holder before has asked for, if it vanished; then leaves the same wish.
-    ///
-    /// Nobody knows when it vanished if nobody waited then, so the pause always counts from now.
-    pub(crate) async fn wait(&self, live: &Live, name: &Name, placed: &Placed) -> Result<()> {
-        let mine =
-            Record::LockDelay { holder: placed.token, millis: u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX) };
-        if let Some(Record::LockDelay { holder, millis }) = record::read(live, name, MUTEX).await?
-            && holder != placed.token
-        {
-            tracing::info!(lock = %name, millis, "the last holder vanished, waiting");
-            tokio::time::sleep(Duration::from_millis(millis)).await;
-        }
+    /// Asks the next holder to wait if the one with this token vanishes.
+    pub(crate) async fn ask(&self, live: &Live, name: &Name, placed: &Placed) -> Result<()> {
+        let millis = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
+        let mine = Record::LockDelay { holder: placed.token, millis };
         record::update(live, name, MUTEX, |_| Ok((Update::Write(mine.clone()), ()))).await
     }
 }
 
-/// Says that the holder with this token leaves in order.
-pub(crate) async fn forget(live: &Live, name: &Name, token: u64) -> Result<()> {
-    record::update(live, name, MUTEX, |record| {
+/// How long the holder before has asked to wait, if it vanished.
+///
+/// Nobody knows when it vanished if nobody waited then, so the pause always counts from now.
+pub(crate) async fn pause(live: &Live, name: &Name, placed: &Placed) -> Result<Option<Duration>> {
+    match record::read(live, name, MUTEX).await? {
+        Some(Record::LockDelay { holder, millis }) if holder != placed.token => {
+            tracing::info!(lock = %name, millis, "the last holder vanished, waiting");
+            Ok(Some(Duration::from_millis(millis)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Says that the holder with this token leaves in order. Where that cannot be said, the next one waits as if it had vanished.
+pub(crate) async fn forget(live: &Live, name: &Name, token: u64) {
+    let forgotten = record::update(live, name, MUTEX, |record| {
         let update = match record {
             Some(Record::LockDelay { holder, .. }) if holder == token => Update::Clear,
             _ => Update::Keep,
         };
         Ok((update, ()))
-    })
-    .await
+    });
+    if let Err(error) = forgotten.await {
+        tracing::debug!(lock = %name, %error, "the next holder will wait as if this one had vanished");
+    }
 }

@@ -7,12 +7,12 @@ use crate::backend::{Dequeued, Entry, Kind, QueueEntry};
 use crate::changes::Changes;
 use crate::client::Client;
 use crate::decision::{Limits, holders};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::owner::Owner;
 use crate::record::{self, Record};
 use crate::revocation;
-use crate::session::Live;
+use crate::session::{Backoff, Live};
 
 /// The queue of a name, whatever recipe uses it.
 #[derive(Clone, Debug)]
@@ -60,6 +60,8 @@ pub enum Role {
 pub struct QueueWatch {
     queue: Queue,
     changes: Changes,
+    /// Listed, and not yet told.
+    listed: Option<Vec<QueueEntry>>,
     last: Option<Vec<Place>>,
 }
 
@@ -112,7 +114,7 @@ impl Queue {
     /// ```
     pub fn watch(&self) -> QueueWatch {
         let changes = Changes::new(self.client.clone(), self.name.clone(), usize::MAX);
-        QueueWatch { queue: self.clone(), changes, last: None }
+        QueueWatch { queue: self.clone(), changes, listed: None, last: None }
     }
 
     /// Asks the holder with this token to let go: its [`Guard::revoked`](crate::Guard::revoked) resolves. Whether it
@@ -186,14 +188,22 @@ impl QueueWatch {
     /// # Cancel safety
     /// No change is missed by dropping it.
     pub async fn next(&mut self) -> Result<Vec<Place>> {
+        let mut backoff = Backoff::default();
         loop {
-            let entries = self.changes.next().await?;
+            let entries = match &self.listed {
+                Some(entries) => entries.clone(),
+                None => self.listed.insert(self.changes.next().await?).clone(),
+            };
             let name = self.queue.name.clone();
             let places = self.queue.client.with_session(move |live| async move { places(&live, &name, entries).await });
             let places = match places.await {
-                Err(error) if error.is_retryable() => continue,
+                Err(error) if error.is_retryable() => {
+                    tokio::time::sleep(backoff.next()).await;
+                    continue;
+                }
                 places => places?,
             };
+            self.listed = None;
             if self.last.as_ref() != Some(&places) {
                 self.last = Some(places.clone());
                 return Ok(places);
@@ -213,9 +223,11 @@ async fn limits(live: &Live, name: &Name, entries: &[QueueEntry]) -> Result<Limi
     if !entries.iter().any(|entry| matches!(entry.kind, Kind::Permits(_))) {
         return Ok(Limits::NONE);
     }
-    match record::read(live, name, "semaphore").await? {
-        Some(Record::Semaphore { limit, highest }) => Ok(Limits { now: limit, highest }),
-        _ => Ok(Limits::NONE),
+    match record::read(live, name, "semaphore").await {
+        Ok(Some(Record::Semaphore { limit, highest })) => Ok(Limits { now: limit, highest }),
+        // A name that two recipes use is when people look.
+        Ok(_) | Err(Error::OtherRecipe { .. }) => Ok(Limits::NONE),
+        Err(error) => Err(error),
     }
 }
 

@@ -172,8 +172,13 @@ impl Live {
     pub(crate) fn touch_later(self: Arc<Self>, entry: Entry) {
         let runtime = self.runtime.clone();
         runtime.spawn(async move {
-            // An entry that is gone needs no touch, and an error means that it goes with the session.
-            let _ = self.rewrite(&entry, |value| Some(value.to_vec())).await;
+            // An entry that is gone, or goes with its session, needs no touch.
+            match self.rewrite(&entry, |value| Some(value.to_vec())).await {
+                Err(error) if !error.is_session_lost() => {
+                    tracing::warn!(entry = entry.key, %error, "the next in the queue is not told and will find out late");
+                }
+                _ => {}
+            }
         });
     }
 

@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, PoisonError};
 
-use lock_core::backend::{Ahead, Enqueue, Enqueued, Entry, Placed, QueueEntry, Standing};
+use lock_core::backend::{Ahead, Enqueue, Enqueued, Entry, Kind, Placed, QueueEntry, Standing};
 use lock_core::{Error, Result};
 use zookeeper_client as zk;
-use zookeeper_client::{Client, CreateMode, MultiWriteError, MultiWriteResult};
+use zookeeper_client::{Client, CreateMode, MultiWriteError, MultiWriteResult, Stat};
 
 use crate::error::{DirectoryGone, NumbersUsedUp};
 use crate::names::{self, Place};
@@ -48,14 +48,19 @@ impl ZkSession {
             // Both are given to the client here, in this order, before any answer. One server answers the list after the
             // create, so the list has everybody whose entry was created before and lives.
             let create = create.commit();
-            let list = client.list_children(&directory);
+            let list = client.get_children(&directory);
             self.unanswered(request.id, own.clone());
             let (created, listed) = tokio::join!(create, list);
             let error = match created {
                 Ok(results) => match <[_; 2]>::try_from(results) {
                     Ok([MultiWriteResult::SetData { stat }, MultiWriteResult::Create { path, .. }]) => {
                         self.settled(request.id);
-                        return self.placed(client, path, stat.mzxid, listed.ok()).await.map(Enqueued::Placed);
+                        // Whoever joined or left since the create makes the list one of a later moment.
+                        let counts = |directory: &Stat| {
+                            directory.pzxid == stat.mzxid || !matches!(request.kind, Kind::Permits(_))
+                        };
+                        let children = listed.ok().and_then(|(children, stat)| counts(&stat).then_some(children));
+                        return self.placed(client, path, stat.mzxid, children).await.map(Enqueued::Placed);
                     }
                     _ => zk::Error::UnexpectedError("results of another transaction".into()),
                 },
@@ -112,7 +117,8 @@ impl ZkSession {
             match client.check_stat(&key).await {
                 // An earlier session of this client may have left one with the same id.
                 Ok(Some(stat)) if stat.ephemeral_owner == self.raw_id => {
-                    return self.placed(client, key, stat.czxid, Some(children)).await.map(Some);
+                    let children = (!matches!(request.kind, Kind::Permits(_))).then_some(children);
+                    return self.placed(client, key, stat.czxid, children).await.map(Some);
                 }
                 Ok(_) | Err(zk::Error::NoNode) => {}
                 Err(error) => return Err(self.classify(ADOPT, &key, error)),

@@ -14,6 +14,7 @@ pub mod count_down_latch;
 pub mod election;
 pub mod faults;
 pub mod mutex;
+pub mod semaphore;
 mod subject;
 
 use std::future::Future;
@@ -94,6 +95,31 @@ macro_rules! conformance {
         $crate::conformance! { @exclusive $test, $world, writer, Writer, names_do_not_overlap }
         $crate::conformance! { @exclusive $test, $world, semaphore_of_one, SemaphoreOfOne, names_do_not_overlap }
         $crate::conformance! { @exclusive $test, $world, last_of_five_permits, LastOfFivePermits, }
+        $crate::conformance! { @rules $test, $world;
+            semaphore:
+                never_grants_more_than_its_limit,
+                grants_all_permits_at_once_or_none,
+                grants_in_the_order_of_the_queue,
+                nobody_overtakes_one_who_waits_for_many,
+                what_comes_back_may_be_enough_for_several,
+                wakes_one_waiter_and_promotes_one_per_grant,
+                permits_have_ids_of_their_own,
+                refuses_another_limit,
+                refuses_no_permits_and_more_than_there_are,
+                raised_limit_lets_waiters_in,
+                lowered_limit_takes_nothing_away_and_lets_nobody_in,
+                lowered_limit_refuses_who_wants_more,
+                first_waiter_that_withdraws_makes_way,
+                first_waiter_withdrawn_at_its_grant_makes_way,
+                first_waiter_whose_session_ends_makes_way,
+                first_waiter_that_is_removed_makes_way,
+                first_waiter_cut_off_at_its_grant_holds_up_nobody_for_longer_than_its_session,
+                slow_one_that_never_waits_tells_the_next,
+                cut_links_lose_no_wakeup,
+                lost_reply_of_a_first_waiter_loses_no_wakeup,
+                dead_holder_gives_all_its_permits_back,
+                never_grants_more_than_its_limit_while_links_break;
+        }
         $crate::conformance! { @rules $test, $world;
             election:
                 leads_in_the_order_of_the_queue,
@@ -256,7 +282,7 @@ async fn in_time<F: Future>(world: &dyn World, what: &str, future: F) -> F::Outp
 }
 
 /// A task that waits for a lock.
-struct Waiter(tokio::task::JoinHandle<crate::Result<Held>>);
+struct Waiter<G = Held>(tokio::task::JoinHandle<crate::Result<G>>);
 
 impl Waiter {
     /// Starts waiting in one of the clients and returns when the entry is in the queue, which has `n` entries then.
@@ -268,20 +294,75 @@ impl Waiter {
 
     fn start_blindly(lock: &Exclusive) -> Self {
         let lock = lock.clone();
-        Self(tokio::spawn(async move { lock.lock().await }))
+        Self::of(async move { lock.lock().await })
+    }
+}
+
+impl<G: Send + 'static> Waiter<G> {
+    fn of(acquire: impl Future<Output = crate::Result<G>> + Send + 'static) -> Self {
+        Self(tokio::spawn(acquire))
     }
 
-    async fn outcome(self, world: &dyn World) -> crate::Result<Held> {
+    /// The same, and returns when the queue has `n` entries.
+    async fn nth(
+        world: &dyn World,
+        (queue, n): (&Name, usize),
+        acquire: impl Future<Output = crate::Result<G>> + Send + 'static,
+    ) -> Self {
+        let waiter = Self::of(acquire);
+        has_length(world, queue, n).await;
+        waiter
+    }
+
+    async fn outcome(self, world: &dyn World) -> crate::Result<G> {
         in_time(world, "the waiter has its answer", self.0).await.expect("the waiter's task does not panic")
     }
 
-    async fn guard(self, world: &dyn World) -> Held {
+    async fn guard(self, world: &dyn World) -> G {
         self.outcome(world).await.expect("the waiter gets the lock")
+    }
+
+    /// The guard, with nothing broken: waiters look again by themselves after ten seconds and more, so that one who has
+    /// to wait longer than this was not woken.
+    async fn guard_at_once(self, what: &str) -> G {
+        let woken = tokio::time::timeout(NOT_WOKEN, self.0).await.unwrap_or_else(|_| panic!("not woken: {what}"));
+        woken.expect("the waiter's task does not panic").unwrap_or_else(|error| panic!("{what}: {error}"))
     }
 
     fn is_waiting(&self) -> bool {
         !self.0.is_finished()
     }
+}
+
+/// Whoever waits for longer than this while nothing is broken was forgotten.
+const NOT_WOKEN: Duration = Duration::from_secs(8);
+
+/// Waits until a queue has `n` entries.
+async fn has_length(world: &dyn World, queue: &Name, n: usize) {
+    let last = AtomicUsize::new(usize::MAX);
+    let poll = async {
+        loop {
+            last.store(world.entries(queue).await.len(), Ordering::Relaxed);
+            if last.load(Ordering::Relaxed) == n {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let within = patience(world);
+    let reached = tokio::time::timeout(within, poll).await;
+    assert!(reached.is_ok(), "the queue of {queue} has {last:?} entries, not {n}, after {within:?}");
+}
+
+/// Waits until the waiters of a client have gone to sleep this often.
+async fn sleeps(world: &dyn World, contender: &Contender, times: u64) {
+    let waits = || async { contender.client.metrics().waits >= times };
+    eventually("the waiters of a client sleep", patience(world), waits).await;
+}
+
+/// The sum of a counter over all clients.
+fn count(contenders: &[Contender], counter: fn(crate::Metrics) -> u64) -> u64 {
+    contenders.iter().map(|contender| counter(contender.client.metrics())).sum()
 }
 
 /// Counts holders, and remembers the greatest token.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Contender, Subject, Waiter, Witness, World, contenders, eventually, fresh_name, in_time, patience, poll_and_drop,
+    Contender, Subject, Waiter, Witness, World, contenders, count, eventually, fresh_name, in_time, patience,
+    poll_and_drop,
 };
 use crate::owner::Owner;
 use crate::{Error, Loss, Release, State};
@@ -92,7 +93,7 @@ pub async fn wakes_one_waiter_per_release(world: &dyn World, subject: Subject) {
     const WAITERS: u64 = 10;
     let two = contenders(world, 2).await;
     let locks = subject.everywhere(world, &two).await;
-    let count = |of: fn(crate::Metrics) -> u64| two.iter().map(|c| of(c.client.metrics())).sum::<u64>();
+    let count = |of| count(&two, of);
     let holder = locks[0].lock().await.unwrap();
     let mut waiters = Vec::new();
     for i in 0..WAITERS {

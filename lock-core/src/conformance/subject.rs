@@ -4,7 +4,7 @@
 use std::ops::Deref;
 use std::time::Duration;
 
-use super::{Contender, World, eventually, fresh_name, patience};
+use super::{Contender, World, fresh_name, has_length};
 use crate::backend::QueueEntry;
 use crate::{Client, Guard, Mutex, Name, Permits, Release, Result, RwLock, Semaphore, WriteGuard};
 
@@ -77,8 +77,7 @@ impl Everywhere {
 
     /// Waits until the queue has `n` entries, the bystander not counted.
     pub(super) async fn has_length(&self, world: &dyn World, n: usize) {
-        let what = format!("the queue of {} has {n} entries", self.name);
-        eventually(&what, patience(world), || async { self.entries(world).await.len() == n }).await;
+        has_length(world, &self.name, n + usize::from(self.bystander.is_some())).await;
     }
 }
 
