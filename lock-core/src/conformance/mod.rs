@@ -14,6 +14,7 @@ pub mod count_down_latch;
 pub mod election;
 pub mod faults;
 pub mod mutex;
+pub mod rw_lock;
 pub mod semaphore;
 mod subject;
 
@@ -119,6 +120,30 @@ macro_rules! conformance {
                 lost_reply_of_a_first_waiter_loses_no_wakeup,
                 dead_holder_gives_all_its_permits_back,
                 never_grants_more_than_its_limit_while_links_break;
+            rw_lock:
+                readers_share,
+                one_writer_or_readers_under_contention,
+                reader_waits_for_the_nearest_writer_before_it,
+                reader_never_overtakes_a_waiting_writer,
+                writer_waits_for_everybody_before_it,
+                who_does_not_wait_leaves_nothing,
+                reading_withdrawn_at_any_moment_leaves_nothing,
+                writers_release_wakes_the_readers_behind_it_and_nobody_else,
+                reader_in_the_middle_that_goes_lets_nobody_in,
+                upgrade_is_refused,
+                downgrade_keeps_its_place_and_its_token,
+                downgrade_lets_new_readers_in_and_no_writer,
+                downgrade_is_seen_by_who_comes_in_that_moment,
+                dropped_downgrade_releases,
+                lost_reply_of_a_downgrade_is_settled,
+                downgraded_reader_is_released_after_a_lost_reply,
+                removed_reader_that_was_a_writer_is_lost_within_a_second,
+                lost_writer_cannot_go_on_as_a_reader,
+                downgrade_in_silence_ends_before_the_next_writer_is_in,
+                dead_reader_makes_way_for_the_writer,
+                dead_writer_makes_way_for_the_readers,
+                waiting_writer_that_dies_or_is_removed_lets_the_readers_behind_share,
+                cut_keeps_readers_and_places;
         }
         $crate::conformance! { @rules $test, $world;
             election:
