@@ -268,14 +268,18 @@ impl Guard {
         });
         match shown.await {
             Ok(true) => self.check(),
-            Ok(false) => {
-                self.check()?;
-                self.live.renew_now();
-                self.own.lose(Loss::EntryRemoved);
-                self.check()
-            }
+            Ok(false) => Err(self.entry_removed()),
             Err(error) => self.check().and(Err(error)),
         }
+    }
+
+    /// Takes note that the entry is gone. The end of the session removes its entries too, and is then the reason to tell.
+    pub(crate) fn entry_removed(&self) -> Error {
+        if self.live.health.check().is_ok() {
+            self.live.renew_now();
+            self.own.lose(Loss::EntryRemoved);
+        }
+        self.check().err().unwrap_or_else(|| self.lost_error(Loss::EntryRemoved))
     }
 
     /// Runs `work` while the lock is held, and stops it before the validity ends.

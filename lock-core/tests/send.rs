@@ -67,6 +67,10 @@ fn public_types_and_futures_can_cross_threads() {
         send_future(election.leader());
         send_future(election.candidates());
         send_future(leadership.proclaim("x"));
+        async fn transfer(leadership: &Leadership, candidate: &Candidate) -> lock_core::Result<bool> {
+            Ok(leadership.transfer_to(candidate).await? || leadership.transfer().await?)
+        }
+        let _ = |leadership: &Leadership, candidate: &Candidate| send_future(transfer(leadership, candidate));
         send_future(leadership.resign());
         send_future(async move { observer.next().await });
         let mut latch = election.latch("x").expect("a valid value");

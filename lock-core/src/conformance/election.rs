@@ -505,6 +505,165 @@ pub async fn withdrawing_in_silence_leaves_nothing(world: &dyn World) {
     leads(world, &election[0], "nobody is in the way").await.resign().await;
 }
 
+/// `n` candidates who wait behind the leader, `c1` and so on, spread over the clients.
+async fn crowd(world: &dyn World, election: &[Election], n: usize) -> Vec<Standing> {
+    let mut crowd = Vec::new();
+    for i in 1..=n {
+        crowd.push(Standing::start(world, &election[i % election.len()], &format!("c{i}"), i + 1).await);
+    }
+    crowd
+}
+
+async fn values(election: &Election) -> Vec<String> {
+    let candidates = election.candidates().await.unwrap();
+    candidates.into_iter().map(|candidate| String::from_utf8(candidate.value).unwrap()).collect()
+}
+
+pub async fn transfer_reaches_the_chosen_one_past_the_others(world: &dyn World) {
+    let three = contenders(world, 3).await;
+    let election = everywhere(&three);
+    let mut observer = election[1].observe();
+    let first = leads(world, &election[0], "c0").await;
+    seen_until(world, &mut observer, "c0").await;
+    let mut standing = crowd(world, &election, 4).await;
+    let chosen = election[0].candidates().await.unwrap().remove(3);
+    assert!(in_time(world, "an answer", first.transfer_to(&chosen)).await.unwrap());
+    assert!(matches!(first.check(), Err(Error::Lost { loss: Loss::Released, .. })));
+    let third = standing.remove(2).leadership(world).await;
+    assert_eq!((third.value(), third.term(), Some(third.token())), (b"c3".to_vec(), 2, chosen.token));
+    // Those who stepped aside have been candidates all the time, keep their order, and were never seen as leaders.
+    assert!(standing.iter().all(Standing::is_waiting));
+    assert_eq!(values(&election[0]).await, ["c3", "c4", "c1", "c2"]);
+    let seen = seen_until(world, &mut observer, "c3").await;
+    assert_eq!(seen.iter().map(|leader| leader.token).collect::<Vec<_>>(), [third.token()]);
+    let error = first.transfer_to(&chosen).await.unwrap_err();
+    assert!(matches!(error, Error::Lost { loss: Loss::Released, .. }), "{error}");
+    assert!(first.proclaim("x").await.is_err());
+    third.check().unwrap();
+
+    // The mark is used up: from now on the first leads again.
+    third.resign().await;
+    for (term, wanted) in [(3, 2), (4, 0), (5, 0)] {
+        let next = standing.remove(wanted).leadership(world).await;
+        assert_eq!(next.term(), term);
+        assert!(standing.iter().all(Standing::is_waiting));
+        next.resign().await;
+    }
+    has_length(world, &election[0], 0).await;
+}
+
+pub async fn transfer_to_nobody_is_refused(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let leadership = leads(world, &election[0], "leader").await;
+    let own = election[1].candidates().await.unwrap().remove(0);
+    let error = leadership.transfer_to(&own).await.unwrap_err();
+    assert!(matches!(error, Error::InvalidConfig { .. }) && error.to_string().contains(election[0].name()), "{error}");
+    assert!(!leadership.transfer().await.unwrap(), "there is nobody else");
+    let gone = Standing::start(world, &election[1], "gone", 2).await;
+    let candidate = election[0].candidates().await.unwrap().remove(1);
+    gone.0.abort();
+    has_length(world, &election[0], 1).await;
+    assert!(!leadership.transfer_to(&candidate).await.unwrap());
+    let other = two[1].client.election(fresh_name()).unwrap();
+    let elsewhere = leads(world, &other, "elsewhere").await;
+    let candidate = other.candidates().await.unwrap().remove(0);
+    assert!(!leadership.transfer_to(&candidate).await.unwrap());
+    leadership.check().unwrap();
+    leadership.proclaim("still here").await.unwrap();
+    assert_eq!(election[1].leader().await.unwrap().unwrap().value, b"still here");
+    leadership.resign().await;
+    leads(world, &election[1], "nothing is left of it").await.resign().await;
+    elsewhere.resign().await;
+}
+
+pub async fn transfer_hands_over_to_the_next_one(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let leadership = leads(world, &election[0], "c0").await;
+    let mut standing = crowd(world, &election, 2).await;
+    assert!(in_time(world, "an answer", leadership.transfer()).await.unwrap());
+    assert!(matches!(leadership.check(), Err(Error::Lost { loss: Loss::Released, .. })));
+    let next = standing.remove(0).leadership(world).await;
+    assert_eq!((next.value(), next.term()), (b"c1".to_vec(), 2));
+    assert!(leadership.transfer().await.is_err());
+    next.check().unwrap();
+}
+
+pub async fn transfer_to_one_who_leaves_lets_the_next_one_lead(world: &dyn World) {
+    let three = contenders(world, 3).await;
+    let election = everywhere(&three);
+    let leadership = leads(world, &election[0], "c0").await;
+    let mut standing = crowd(world, &election, 3).await;
+    let chosen = election[0].candidates().await.unwrap().remove(2);
+    // It does not notice that it is its turn, and its session ends.
+    three[2].link.hold().await;
+    assert!(in_time(world, "an answer", leadership.transfer_to(&chosen)).await.unwrap());
+    let third = standing.remove(2);
+    let next = third.leadership(world).await;
+    assert_eq!(next.value(), b"c3", "the first one behind the one who was chosen");
+    assert_eq!(values(&election[0]).await, ["c3", "c1"]);
+    three[2].link.resume().await;
+    assert!(standing.remove(1).outcome(world).await.unwrap_err().is_session_lost());
+    next.resign().await;
+    standing.remove(0).leadership(world).await.resign().await;
+    has_length(world, &election[0], 0).await;
+}
+
+pub async fn transfer_survives_lost_replies_and_ends_whoever_waits(world: &dyn World) {
+    for how in [Cut::Fin, Cut::Rst] {
+        let three = contenders(world, 3).await;
+        let election = everywhere(&three);
+        let leadership = leads(world, &election[0], "c0").await;
+        let mut standing = crowd(world, &election, 2).await;
+        let chosen = election[0].candidates().await.unwrap().remove(2);
+        // Of the mark, and of the first one entering again.
+        three[0].link.lose_next_reply("\"recipe\":\"election\"", how).await;
+        three[1].link.lose_next_reply(election[1].name(), how).await;
+        assert!(in_time(world, "an answer", leadership.transfer_to(&chosen)).await.unwrap(), "{how:?}");
+        let second = standing.remove(1).leadership(world).await;
+        assert_eq!((second.value(), second.term()), (b"c2".to_vec(), 2), "{how:?}");
+        has_length(world, &election[0], 2).await;
+        second.resign().await;
+        standing.remove(0).leadership(world).await.resign().await;
+        has_length(world, &election[0], 0).await;
+    }
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    for polls in 0..6 {
+        let leadership = leads(world, &election[0], "c0").await;
+        let standing = crowd(world, &election[..1], 2).await;
+        let chosen = election[0].candidates().await.unwrap().remove(2);
+        poll_and_drop(leadership.transfer_to(&chosen), polls).await;
+        drop(leadership);
+        let mut observer = election[1].observe();
+        let wanted = if polls == 0 { "c1" } else { "c2" };
+        let seen = seen_until(world, &mut observer, wanted).await;
+        assert!(seen.iter().all(|leader| [b"c0", wanted.as_bytes()].contains(&&*leader.value)), "{polls}: {seen:?}");
+        for standing in standing {
+            standing.0.abort();
+        }
+        has_length(world, &election[0], 0).await;
+    }
+}
+
+pub async fn transfer_by_a_latch_makes_it_a_candidate_again(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let mut old = election[0].latch("old").unwrap();
+    let leadership = in_time(world, "it leads", old.leading()).await.unwrap();
+    let mut new = election[1].latch("new").unwrap();
+    has_length(world, &election[0], 2).await;
+    let chosen = election[1].candidates().await.unwrap().remove(1);
+    assert!(leadership.transfer_to(&chosen).await.unwrap());
+    assert!(!old.is_leader());
+    in_time(world, "it leads", new.leading()).await.unwrap();
+    has_length(world, &election[0], 2).await;
+    assert_eq!(values(&election[0]).await, ["new", "old"]);
+    new.close().await;
+    in_time(world, "it leads again", old.leading()).await.unwrap();
+}
+
 pub async fn latch_leads_again_after_every_loss(world: &dyn World) {
     let two = contenders(world, 2).await;
     let election = everywhere(&two);

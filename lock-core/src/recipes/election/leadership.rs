@@ -7,6 +7,7 @@ use tokio::sync::{Mutex as AsyncLock, watch};
 
 use crate::error::{Error, Loss, Result};
 use crate::guard::{Guard, Release};
+use crate::recipes::election::{Candidate, office};
 use crate::revocation;
 
 /// Leadership of an election. Resigns when dropped; all else it does is a [`Guard`]'s.
@@ -16,7 +17,7 @@ pub struct Leadership {
     guard: Arc<Guard>,
     term: u64,
     shown: Arc<Lock<Vec<u8>>>,
-    /// Who has it writes the value.
+    /// Who has it may speak to the store in the leader's name.
     turn: Arc<AsyncLock<()>>,
     /// Tells when the turns that this one belongs to are stopped.
     stopped: Option<watch::Receiver<bool>>,
@@ -67,15 +68,84 @@ impl Leadership {
     /// The value may or may not be shown; if it is, before the value of any later call.
     pub async fn proclaim(&self, value: impl AsRef<[u8]> + Send) -> Result<()> {
         let value = revocation::checked(self.guard.lock(), value.as_ref())?;
-        let turn = self.turn.clone().lock_owned().await;
-        let (guard, shown) = (self.guard.clone(), self.shown.clone());
-        let written = self.guard.live().runtime.spawn(async move {
-            let _turn = turn;
+        let shown = self.shown.clone();
+        self.in_turn(|guard| async move {
             guard.show(&value).await?;
             *shown.lock().unwrap_or_else(PoisonError::into_inner) = value;
             Ok(())
-        });
-        written.await.unwrap_or_else(|_| Err(runtime_gone()))
+        })
+        .await
+    }
+
+    /// Hands over to this candidate: names it as the next leader, then resigns. `false` when it does not stand any more, and
+    /// then this one goes on leading.
+    ///
+    /// Those before it in the queue step aside: they enter again at the end, and stay candidates all the time. Other kinds
+    /// of clients do not know of it and lead first when they are before it. When the one named leaves before its turn, the
+    /// next one leads as usual.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when the leadership was lost before or meanwhile, [`Error::InvalidConfig`] for the leader itself, and
+    /// those of [`Client::entries`](crate::Client::entries).
+    ///
+    /// # Cancel safety
+    /// It is handed over all the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let election = client.election("scheduler")?;
+    /// let leadership = election.campaign("old").await?;
+    /// let mut new = election.latch("new")?;
+    /// let new = tokio::spawn(async move { new.leading().await.map(|leadership| leadership.term()) });
+    /// loop {
+    ///     let candidates = election.candidates().await?;
+    ///     if let Some(candidate) = candidates.iter().find(|candidate| candidate.value == b"new") {
+    ///         assert!(leadership.transfer_to(candidate).await?);
+    ///         break;
+    ///     }
+    /// }
+    /// assert!(leadership.check().is_err(), "it leads no longer");
+    /// assert_eq!(new.await.expect("no panic")?, 2);
+    /// # Ok(()) }
+    /// ```
+    pub async fn transfer_to(&self, candidate: &Candidate) -> Result<bool> {
+        if candidate.entry == *self.guard.entry() {
+            return Err(Error::InvalidConfig {
+                setting: format!("successor in election {:?}", self.guard.name()),
+                value: candidate.entry.key.clone(),
+                expected: "another candidate than the leader itself".into(),
+            });
+        }
+        let (term, successor) = (self.term, candidate.entry.clone());
+        self.in_turn(|guard| async move {
+            let named = office::name_successor(&guard, term, &successor).await?;
+            if named {
+                guard.let_go().await;
+            }
+            Ok(named)
+        })
+        .await
+    }
+
+    /// Hands over to the next candidate: resigns if there is one. `false` otherwise, and then this one goes on leading.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when the leadership was lost before or meanwhile, and those of
+    /// [`Client::entries`](crate::Client::entries).
+    ///
+    /// # Cancel safety
+    /// It is handed over all the same.
+    pub async fn transfer(&self) -> Result<bool> {
+        self.in_turn(|guard| async move {
+            let followed = office::is_followed(&guard).await?;
+            if followed {
+                guard.let_go().await;
+            }
+            Ok(followed)
+        })
+        .await
     }
 
     /// Resolves when work that is done as the leader should come to an end.
@@ -110,14 +180,29 @@ impl Leadership {
     }
 }
 
+impl Leadership {
+    /// Runs a task to its end, whatever becomes of the caller, after those that were begun before.
+    async fn in_turn<T, F>(&self, task: impl FnOnce(Arc<Guard>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let turn = self.turn.clone().lock_owned().await;
+        let task = task(self.guard.clone());
+        let done = self.guard.live().runtime.spawn(async move {
+            let _turn = turn;
+            task.await
+        });
+        done.await.unwrap_or_else(|_| {
+            Err(Error::Runtime { problem: "has been shut down; keep it alive as long as its locks".into() })
+        })
+    }
+}
+
 impl Deref for Leadership {
     type Target = Guard;
 
     fn deref(&self) -> &Guard {
         &self.guard
     }
-}
-
-fn runtime_gone() -> Error {
-    Error::Runtime { problem: "has been shut down; keep it alive as long as its locks".into() }
 }

@@ -82,6 +82,41 @@ pub(super) async fn take(guard: &Guard, passed: Option<&Entry>) -> Result<Office
     }
 }
 
+/// Notes whom the leader wants to lead next; `false` when that one does not stand.
+pub(super) async fn name_successor(guard: &Guard, term: u64, successor: &Entry) -> Result<bool> {
+    guard.check()?;
+    let (live, mine) = (guard.live(), guard.token());
+    let named = async {
+        let candidates = live.retry(|| live.session.entries(guard.lock(), usize::MAX)).await?;
+        if !candidates.iter().any(|candidate| candidate.entry == *successor) {
+            return Ok(false);
+        }
+        record::update(live, guard.lock(), ELECTION, |record| {
+            guard.check()?;
+            let term = match record {
+                Some(Record::Election { leader, .. }) if leader > mine => return Err(guard.entry_removed()),
+                Some(Record::Election { term, .. }) => term,
+                _ => term,
+            };
+            let record = Record::Election { term, leader: mine, successor: Some(successor.clone()) };
+            Ok((Update::Write(record), ()))
+        })
+        .await?;
+        Ok(true)
+    };
+    let named = named.await;
+    guard.check().and(named)
+}
+
+/// Whether there are other candidates than the leader.
+pub(super) async fn is_followed(guard: &Guard) -> Result<bool> {
+    guard.check()?;
+    let live = guard.live();
+    let first_two = live.retry(|| live.session.entries(guard.lock(), 2)).await;
+    guard.check()?;
+    Ok(first_two?.iter().any(|entry| entry.entry != *guard.entry()))
+}
+
 /// The error of a candidate whose guard was lost before it took office.
 pub(super) fn lost_place(guard: &Guard) -> Error {
     let lock = guard.name().to_owned();
