@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`Etcd`] | one or three etcd servers on free loopback ports, with TLS and authentication on demand |
 //! | [`ZooKeeper`] | one or three ZooKeeper servers, likewise |
+//! | [`Curator`] | Apache Curator itself, driven by lines |
 //! | [`Proxy`] | a TCP relay in front of one server, which holds, drops, delays or cuts at an exact point |
 //! | [`connect`] | a client of the library by URL |
 //! | [`session`] | a backend's session as tests drive it, below the client |
@@ -22,8 +23,8 @@
 //! |---|---|---|
 //! | `ETCD` | `etcd` | the etcd server |
 //! | `ETCDCTL` | `etcdctl` | its command-line client |
-//! | `JAVA` | `java` | the Java runtime that runs ZooKeeper |
-//! | `ZK_JARS` | `/usr/share/java` | directories with ZooKeeper's jars, separated by `:`; the first that holds a jar wins |
+//! | `JAVA` | `java` | the Java that runs ZooKeeper and, compiled from source, Curator's side of a test |
+//! | `ZK_JARS` | `/usr/share/java` | directories with ZooKeeper's and Curator's jars, separated by `:`; the first that holds a jar wins |
 
 mod certs;
 mod client;
@@ -50,7 +51,7 @@ pub use process::Process;
 pub use proxy::{Action, Counters, Cut, Direction, Mode, Peer, Proxy, Trigger, When};
 pub use server::Server;
 pub use wait::{PATIENCE, eventually};
-pub use zookeeper::{Admin, ZooKeeper, ZooKeeperOptions};
+pub use zookeeper::{Admin, Curator, ZooKeeper, ZooKeeperOptions};
 
 /// The result of a fixture's operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -2,6 +2,7 @@
 
 mod admin;
 mod config;
+mod curator;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 pub use self::admin::Admin;
+pub use self::curator::Curator;
 use crate::server::Server;
 use crate::wait::eventually;
 use crate::{Certs, Error, PATIENCE, Port, Result, Tls};

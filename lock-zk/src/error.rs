@@ -31,6 +31,14 @@ pub(crate) struct NumbersUsedUp(pub(crate) String);
 #[error("node {0} was written nearly 2^32 times; delete it while nobody uses it, to let the versions start again")]
 pub(crate) struct VersionsUsedUp(pub(crate) String);
 
+/// A write would leave the candidate of another client waiting for ever.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0} of another client, such as Curator's LeaderLatch, waits right behind and would miss the removal of an entry that \
+     was written to; resign instead, or let it go first"
+)]
+pub(crate) struct DeafCandidate(pub(crate) String);
+
 /// Why no server opened a session, by server.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -1,12 +1,14 @@
 //! Values: of entries, of records, and of the sessions' own nodes.
 
-use lock_core::backend::{Content, Entry, Written};
+use lock_core::backend::{Content, Entry, Kind, Written};
 use lock_core::{Error, Result};
 use zookeeper_client as zk;
 use zookeeper_client::{Client, CreateMode, SessionId};
 
-use crate::error::{DirectoryGone, VersionsUsedUp};
+use crate::error::{DeafCandidate, DirectoryGone, VersionsUsedUp};
+use crate::names;
 use crate::own_node;
+use crate::queue::place;
 use crate::session::{DIRECTORY_TRIES, ZkSession};
 
 pub(crate) const READ: &str = "read a value";
@@ -55,11 +57,36 @@ impl ZkSession {
         let Some(version) = data_version(version) else {
             return Err(Error::refused(WRITE, VersionsUsedUp(entry.key.clone())));
         };
+        if let Some(behind) = self.deaf_candidate(client, entry).await? {
+            return Err(Error::refused(WRITE, DeafCandidate(behind)));
+        }
         match client.set_data(&entry.key, value, Some(version)).await {
             Ok(_) => Ok(Written::Done),
             Err(zk::Error::NoNode | zk::Error::BadVersion) => Ok(Written::Conflict),
             Err(error) => Err(self.classify(WRITE, &entry.key, error)),
         }
+    }
+
+    /// The candidate of another client that waits right behind a candidate. Curator's `LeaderLatch` watches its predecessor's
+    /// data, once, and hears nothing but a deletion: after a write it would wait for ever.
+    async fn deaf_candidate(&self, client: &Client, entry: &Entry) -> Result<Option<String>> {
+        let Some((directory, mine)) = place(&entry.key).filter(|(_, place)| place.kind() == Kind::Candidate) else {
+            return Ok(None);
+        };
+        let children = match client.list_children(directory).await {
+            Ok(children) => children,
+            Err(zk::Error::NoNode) => return Ok(None),
+            Err(error) => return Err(self.classify(WRITE, directory, error)),
+        };
+        for behind in names::in_order(&children).into_iter().filter(|other| mine.precedes(*other)) {
+            let node = format!("{directory}/{}", behind.name());
+            let stat = client.check_stat(&node).await.map_err(|error| self.classify(WRITE, &node, error))?;
+            if let Some(stat) = stat {
+                let session = SessionId(stat.ephemeral_owner).to_string();
+                return Ok(self.read_owner(client, &session).await?.is_none().then_some(node));
+            }
+        }
+        Ok(None)
     }
 
     /// Creates the node of a record. It is never deleted, not even when the record is empty: the versions of a new node

@@ -88,14 +88,14 @@ pub(super) fn jvm_args(options: &ZooKeeperOptions, home: &Path) -> Vec<OsString>
         args.extend([login, "-Dzookeeper.fips-mode=false".into()]);
     }
     args.extend(options.extra_jvm_args.iter().map(OsString::from));
-    args.extend(["-cp".into(), class_path().into()]);
+    args.extend(["-cp".into(), class_path("").into()]);
     args.extend(["org.apache.zookeeper.server.quorum.QuorumPeerMain".into(), home.join("zoo.cfg").into()]);
     args
 }
 
-/// The jars of ZooKeeper and what it needs, by the names that Debian gives them; those not there are left out, because
-/// releases differ in what they need.
-fn class_path() -> String {
+/// The jars of ZooKeeper and what it needs, and `more`, by the names that Debian gives them; those not there are left out,
+/// because releases differ in what they need.
+pub(super) fn class_path(more: &str) -> String {
     const JARS: &str = "commons-cli commons-io findbugs-annotations jackson-annotations jackson-core jackson-databind \
         metrics-core netty-buffer netty-common netty-codec netty-handler netty-resolver netty-transport \
         netty-transport-native-epoll netty-transport-native-unix-common netty-all netty-tcnative \
@@ -104,7 +104,7 @@ fn class_path() -> String {
     let dirs = std::env::var("ZK_JARS").unwrap_or_else(|_| "/usr/share/java".into());
     let dirs: Vec<&Path> = dirs.split(':').map(Path::new).collect();
     let find = |name: &str| dirs.iter().map(|dir| dir.join(format!("{name}.jar"))).find(|jar| jar.exists());
-    let mut jars: Vec<_> = JARS.split_whitespace().filter_map(find).collect();
+    let mut jars: Vec<_> = JARS.split_whitespace().chain(more.split_whitespace()).filter_map(find).collect();
     if let Some(zookeeper) = find("zookeeper") {
         // Jute must be of the server's own release. ZooKeeper comes last, because its manifest names other jars by
         // absolute paths, which may be those of another release.

@@ -62,7 +62,8 @@ impl Leadership {
     ///
     /// # Errors
     /// [`Error::Lost`] when the leadership was lost before or meanwhile; the value of another leader is never touched.
-    /// [`Error::ValueTooLarge`], and [`Error::InvalidConfig`] for a value that begins with `__REVOKE__`.
+    /// [`Error::ValueTooLarge`], and [`Error::InvalidConfig`] for a value that begins with `__REVOKE__`. [`Error::Refused`]
+    /// on ZooKeeper while a candidate of Curator's own waits right behind, which could not bear it.
     ///
     /// # Cancel safety
     /// The value may or may not be shown; if it is, before the value of any later call.
