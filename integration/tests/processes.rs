@@ -9,14 +9,25 @@ use lock_core::Client;
 use lock_core::clock::{BootClock, Clock};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 const TTL: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(2);
-const LOCK: &str = "processes";
 
-/// Contender processes on one store, and an observer.
+/// Who excludes whom: the recipes of a holder and of one who waits for it.
+const PAIRS: [(&str, &str); 6] = [
+    ("mutex", "mutex"),
+    ("reader", "writer"),
+    ("writer", "reader"),
+    ("writer", "writer"),
+    ("permit", "permit"),
+    ("leader", "leader"),
+];
+
+/// Contender processes for one name on one store, and an observer.
 struct Contest {
     url: String,
+    name: String,
     observer: Client,
     logs: TempDir,
 }
@@ -27,18 +38,20 @@ struct Contender {
 }
 
 impl Contest {
-    async fn new(url: String) -> Self {
-        let observer = connect(&url).await.unwrap_or_else(|error| panic!("{error}"));
-        Self { url, observer, logs: tempfile::tempdir().expect("a temporary directory") }
+    async fn new(url: &str, pair: (&str, &str)) -> Self {
+        let observer = connect(url).await.unwrap_or_else(|error| panic!("{error}"));
+        let name = format!("{}-{}", pair.0, pair.1);
+        Self { url: url.into(), name, observer, logs: tempfile::tempdir().expect("a temporary directory") }
     }
 
     /// Starts a process and returns when its entry is the `n`-th of the queue.
-    async fn start(&self, name: &str, n: usize) -> Contender {
-        let log = self.logs.path().join(name);
+    async fn start(&self, recipe: &str, n: usize) -> Contender {
+        let log = self.logs.path().join(n.to_string());
         let program = OsStr::new(env!("CARGO_BIN_EXE_contender"));
-        let process = Process::spawn(name, program, [self.url.as_str(), LOCK], &log).expect("the contender starts");
-        eventually(format!("{name} to enter the queue"), TTL * 2, || async {
-            (self.observer.entries(LOCK).await.ok()?.len() == n).then_some(())
+        let args = [self.url.as_str(), recipe, &self.name];
+        let process = Process::spawn(recipe, program, args, &log).expect("the contender starts");
+        eventually(format!("{recipe} {n} to enter the queue"), TTL * 2, || async {
+            (self.observer.entries(&self.name).await.ok()?.len() == n).then_some(())
         })
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", process.log_tail()));
@@ -69,11 +82,11 @@ impl Contender {
     }
 }
 
-async fn a_killed_holder_is_followed_within_the_ttl(url: String) {
-    let contest = Contest::new(url).await;
-    let holder = contest.start("holder", 1).await;
+async fn a_killed_holder_is_followed_within_the_ttl(url: String, pair: (&str, &str)) {
+    let contest = Contest::new(&url, pair).await;
+    let holder = contest.start(pair.0, 1).await;
     let (_, first) = holder.granted_within(TTL).await;
-    let waiter = contest.start("waiter", 2).await;
+    let waiter = contest.start(pair.1, 2).await;
     holder.process.kill().expect("kill -9");
     let killed = BootClock.now().as_nanos();
     let (granted, second) = waiter.granted_within(TTL * 3).await;
@@ -82,11 +95,30 @@ async fn a_killed_holder_is_followed_within_the_ttl(url: String) {
     assert!(second > first);
 }
 
-async fn a_stopped_holder_knows_at_once_when_it_continues(url: String) {
-    let contest = Contest::new(url).await;
-    let mut holder = contest.start("holder", 1).await;
+async fn a_killed_waiter_is_passed_over(url: String, pair: (&str, &str)) {
+    let contest = Contest::new(&url, pair).await;
+    let holder = contest.start(pair.0, 1).await;
+    holder.granted_within(TTL).await;
+    let middle = contest.start(pair.1, 2).await;
+    let last = contest.start(pair.0, 3).await;
+    middle.process.kill().expect("kill -9");
+    let passed = eventually("the dead waiter's entry to go", TTL + GRACE, || async {
+        (contest.observer.entries(&contest.name).await.ok()?.len() == 2).then_some(())
+    });
+    passed.await.unwrap_or_else(|error| panic!("{error}"));
+    // A reader behind a dead writer shares with the reader before it.
+    if pair.0 != "reader" {
+        assert_eq!(last.grant(), None, "the holder still holds");
+        holder.process.kill().expect("kill -9");
+    }
+    last.granted_within(TTL + GRACE).await;
+}
+
+async fn a_stopped_holder_knows_at_once_when_it_continues(url: String, pair: (&str, &str)) {
+    let contest = Contest::new(&url, pair).await;
+    let mut holder = contest.start(pair.0, 1).await;
     let (_, first) = holder.granted_within(TTL).await;
-    let waiter = contest.start("waiter", 2).await;
+    let waiter = contest.start(pair.1, 2).await;
     eventually("some checks", TTL, || async { (holder.checks().len() > 5).then_some(()) }).await.expect("checks");
     holder.process.pause().expect("SIGSTOP");
     let stopped = BootClock.now().as_nanos();
@@ -111,6 +143,19 @@ async fn a_stopped_holder_knows_at_once_when_it_continues(url: String) {
     assert!(waiter.checks().iter().all(|(_, held)| *held));
 }
 
+/// Plays a contest for every pair of recipes, a few at a time: the machine may have two cores.
+async fn each_pair<F>(url: String, play: fn(String, (&'static str, &'static str)) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    for pairs in PAIRS.chunks(3) {
+        let mut contests: JoinSet<()> = pairs.iter().map(|pair| play(url.clone(), *pair)).collect();
+        while let Some(contest) = contests.join_next().await {
+            contest.expect("the contest holds");
+        }
+    }
+}
+
 async fn etcd() -> (Etcd, String) {
     let etcd = Etcd::single().await.unwrap_or_else(|error| panic!("{error}"));
     let url = format!("etcd://{}/test?ttl={}s", etcd.endpoint(0), TTL.as_secs());
@@ -126,23 +171,35 @@ async fn zookeeper() -> (ZooKeeper, String) {
 #[tokio::test]
 async fn etcd_killed_holder() {
     let (_server, url) = etcd().await;
-    a_killed_holder_is_followed_within_the_ttl(url).await;
+    each_pair(url, a_killed_holder_is_followed_within_the_ttl).await;
+}
+
+#[tokio::test]
+async fn etcd_killed_waiter() {
+    let (_server, url) = etcd().await;
+    each_pair(url, a_killed_waiter_is_passed_over).await;
 }
 
 #[tokio::test]
 async fn etcd_stopped_holder() {
     let (_server, url) = etcd().await;
-    a_stopped_holder_knows_at_once_when_it_continues(url).await;
+    each_pair(url, a_stopped_holder_knows_at_once_when_it_continues).await;
 }
 
 #[tokio::test]
 async fn zookeeper_killed_holder() {
     let (_server, url) = zookeeper().await;
-    a_killed_holder_is_followed_within_the_ttl(url).await;
+    each_pair(url, a_killed_holder_is_followed_within_the_ttl).await;
+}
+
+#[tokio::test]
+async fn zookeeper_killed_waiter() {
+    let (_server, url) = zookeeper().await;
+    each_pair(url, a_killed_waiter_is_passed_over).await;
 }
 
 #[tokio::test]
 async fn zookeeper_stopped_holder() {
     let (_server, url) = zookeeper().await;
-    a_stopped_holder_knows_at_once_when_it_continues(url).await;
+    each_pair(url, a_stopped_holder_knows_at_once_when_it_continues).await;
 }
