@@ -17,7 +17,9 @@ use crate::metrics::{Counters, Metrics};
 use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::Queue;
-use crate::recipes::{Barrier, CountDownLatch, Election, MultiLock, Mutex, Owners, ReentrantMutex, RwLock, Semaphore};
+use crate::recipes::{
+    Barrier, CountDownLatch, DoubleBarrier, Election, MultiLock, Mutex, Owners, ReentrantMutex, RwLock, Semaphore,
+};
 use crate::session::Live;
 
 /// A connection to one store, from which locks are made. Cheap to clone; clones share one session.
@@ -138,6 +140,14 @@ impl Client {
     /// [`Error::InvalidName`].
     pub fn barrier(&self, name: impl AsRef<str>) -> Result<Barrier> {
         Ok(Barrier::new(self.clone(), Name::new(name)?))
+    }
+
+    /// A double barrier of this name for `parties` parties; the same number everywhere. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], and [`Error::InvalidConfig`] for no parties.
+    pub fn double_barrier(&self, name: impl AsRef<str>, parties: u32) -> Result<DoubleBarrier> {
+        DoubleBarrier::new(self.clone(), Name::new(name)?, parties)
     }
 
     /// A latch of this name that opens after `count` count-downs; the same number everywhere. Makes no request.

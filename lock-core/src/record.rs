@@ -29,8 +29,9 @@ pub(crate) enum Record {
         raised: bool,
     },
     DoubleBarrier {
-        /// Everybody has arrived, and not everybody has left.
-        open: bool,
+        parties: u32,
+        /// The last token of each round that may have parties inside, and of the latest one; oldest first.
+        rounds: Vec<u64>,
     },
     CountDownLatch {
         /// What it counts down from.
@@ -73,9 +74,14 @@ impl Record {
 
 /// Reads a record; `None` when there is none.
 pub(crate) async fn read(live: &Live, name: &Name, wanted: &'static str) -> Result<Option<Record>> {
+    Ok(read_version(live, name, wanted).await?.0)
+}
+
+/// Reads a record and its version, which is another one after each write.
+pub(crate) async fn read_version(live: &Live, name: &Name, wanted: &'static str) -> Result<(Option<Record>, u64)> {
     let place = live.session.record(name);
     let content = live.retry(|| live.session.read(&place)).await?.unwrap_or_default();
-    parse(&content.value, name, wanted)
+    Ok((parse(&content.value, name, wanted)?, content.version))
 }
 
 /// Replaces a record by what `change` makes of it, until that is done; `change` answers what it wants written, if
@@ -125,8 +131,8 @@ pub(crate) async fn look(live: &Live, name: &Name, wanted: &'static str) -> Resu
         Watched::Present(watch) => watch,
         Watched::Gone => Box::pin(async { Change::Unknown }),
     };
-    let content = live.retry(|| live.session.read(&place)).await?.unwrap_or_default();
-    Ok(Look { record: parse(&content.value, name, wanted)?, version: content.version, watch })
+    let (record, version) = read_version(live, name, wanted).await?;
+    Ok(Look { record, version, watch })
 }
 
 impl Look {

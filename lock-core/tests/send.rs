@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lock_core::memory::Memory;
 use lock_core::{
-    Barrier, Builder, Campaign, Candidate, Client, CountDownLatch, Election, Error, Guard, Leader, LeaderLatch,
-    Leadership, Metrics, Mutex, Name, Observer, Release, State, StateWatch, Stopper, Turn, Turns,
+    Barrier, Builder, Campaign, Candidate, Client, CountDownLatch, DoubleBarrier, Election, Error, Guard, Leader,
+    LeaderLatch, Leadership, Metrics, Mutex, Name, Observer, Party, Release, State, StateWatch, Stopper, Turn, Turns,
 };
 
 fn send_sync<T: Send + Sync + 'static>() {}
@@ -19,6 +19,8 @@ fn public_types_and_futures_can_cross_threads() {
     send_sync::<Candidate>();
     send_sync::<Client>();
     send_sync::<CountDownLatch>();
+    send_sync::<DoubleBarrier>();
+    send_sync::<Party>();
     send_sync::<Election>();
     send_sync::<Error>();
     send_sync::<Guard>();
@@ -46,7 +48,7 @@ fn public_types_and_futures_can_cross_threads() {
     }
     let _ = futures;
 
-    fn of_barriers(barrier: &Barrier, latch: &CountDownLatch) {
+    fn of_barriers(barrier: &Barrier, latch: &CountDownLatch, double: &DoubleBarrier, party: Party) {
         send_future(barrier.raise());
         send_future(barrier.wait());
         send_future(barrier.wait_for(Duration::ZERO));
@@ -54,6 +56,9 @@ fn public_types_and_futures_can_cross_threads() {
         send_future(latch.wait());
         send_future(latch.wait_for(Duration::ZERO));
         send_future(latch.reset());
+        send_future(double.enter());
+        send_future(double.enter_for(Duration::ZERO));
+        send_future(party.leave());
     }
     let _ = of_barriers;
     send_sync::<LeaderLatch>();

@@ -11,6 +11,7 @@
 
 pub mod barrier;
 pub mod count_down_latch;
+pub mod double_barrier;
 pub mod election;
 pub mod faults;
 pub mod mutex;
@@ -208,6 +209,26 @@ macro_rules! conformance {
                 silence_longer_than_the_ttl_ends_neither_wait_nor_count_down,
                 dropped_wait_does_not_change_it,
                 deadline_of_a_wait_holds_also_in_silence;
+            double_barrier:
+                goes_in_together_and_out_together,
+                rounds_follow_each_other_without_a_reset,
+                later_rounds_neither_wait_for_earlier_ones_nor_keep_them,
+                wakes_each_party_once_to_go_in_and_once_to_go_out,
+                one_party_goes_in_at_once,
+                deadline_passes_and_nobody_counts_on_the_one_who_withdrew,
+                deadline_in_the_moment_of_the_last_arrival_leaves_nobody_alone,
+                dropped_entrant_leaves_nothing_and_does_not_count,
+                dropped_party_has_left,
+                refuses_bad_input_and_leaves_nothing,
+                party_that_dies_while_it_waits_does_not_count,
+                party_that_dies_inside_has_left,
+                removed_entrant_is_told_and_does_not_count,
+                removed_party_is_lost_within_a_second,
+                cuts_keep_the_places_and_the_rounds_whole,
+                lost_replies_keep_the_rounds_whole,
+                silence_longer_than_the_ttl_ends_an_entrant,
+                leaver_goes_on_over_the_next_session,
+                deadline_to_enter_holds_in_silence;
         }
     };
     (@exclusive $test:meta, $world:expr, $group:ident, $subject:ident, $($more:ident),*) => {

@@ -2,17 +2,20 @@
 
 mod barrier;
 mod count_down_latch;
+mod double_barrier;
 mod election;
 mod multi_lock;
 mod mutex;
 mod persistent;
 mod recorded;
 mod reentrant_mutex;
+mod rounds;
 mod rw_lock;
 mod semaphore;
 
 pub use barrier::Barrier;
 pub use count_down_latch::CountDownLatch;
+pub use double_barrier::{DoubleBarrier, Party};
 pub use election::{
     Campaign, Candidate, Election, Ending, Leader, LeaderLatch, Leadership, Observer, Stopper, Turn, Turns,
 };
