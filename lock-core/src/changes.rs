@@ -37,6 +37,7 @@ impl Changes {
     pub(crate) async fn next(&mut self) -> Result<Vec<QueueEntry>> {
         if let Some((live, stir)) = &mut self.watch {
             tokio::select! {
+                biased;
                 _ = live.health.lost() => {}
                 () = stir => {}
                 () = recheck() => {}

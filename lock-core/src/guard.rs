@@ -313,6 +313,7 @@ impl Guard {
         let mut states = self.watch();
         let mut stopped = pin!(async {
             tokio::select! {
+                biased;
                 // A runtime that was shut down renews nothing any more.
                 loss = stopped => loss.unwrap_or(Loss::Expired),
                 loss = states.lost() => loss,
@@ -352,6 +353,7 @@ impl Guard {
             let budget = live.session.ttl() / RELEASE_BUDGET;
             let mut removal = pin!(leaving);
             let outcome = tokio::select! {
+                biased;
                 removed = &mut removal => match removed {
                     session::Removal::Removed => Release::Released,
                     session::Removal::Absent | session::Removal::SessionLost => Release::NotHeld,
@@ -423,6 +425,7 @@ async fn watch_own(live: Arc<Live>, entry: Entry, mut watched: Option<Watch>, ow
             };
         }
         let change = tokio::select! {
+            biased;
             _ = live.health.lost() => return,
             change = watch => Some(change),
             () = recheck() => None,

@@ -3,10 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::watch;
-
 use crate::clock::{Clock, Instant};
 use crate::error::Loss;
+use crate::signal::Signal;
 use crate::state::State;
 
 /// The deadline cell of one session.
@@ -18,8 +17,8 @@ pub(crate) struct Health {
     clock: Arc<dyn Clock>,
     deadline: AtomicU64,
     loss: OnceLock<Loss>,
-    state: watch::Sender<State>,
-    proofs: watch::Sender<()>,
+    state: Signal<State>,
+    proofs: Signal<()>,
 }
 
 const LOST: u64 = 0;
@@ -30,8 +29,8 @@ impl Health {
             clock,
             deadline: AtomicU64::new(valid_until.as_nanos()),
             loss: OnceLock::new(),
-            state: watch::Sender::new(State::Held),
-            proofs: watch::Sender::new(()),
+            state: Signal::new(State::Held),
+            proofs: Signal::new(()),
         }
     }
 
@@ -65,7 +64,7 @@ impl Health {
                 || self.deadline.compare_exchange(deadline, until, Ordering::AcqRel, Ordering::Acquire).is_ok()
             {
                 self.publish(State::Held);
-                self.proofs.send_replace(());
+                self.proofs.set_if(|()| true);
                 return Ok(());
             }
         }
@@ -85,24 +84,23 @@ impl Health {
     pub(crate) fn state(&self) -> State {
         match self.check() {
             Err(loss) => State::Lost(loss),
-            Ok(_) => *self.state.borrow(),
+            Ok(_) => self.state.value(),
         }
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<State> {
-        self.state.subscribe()
+    /// Its state as it was told, without a look at the clock.
+    pub(crate) fn told(&self) -> &Signal<State> {
+        &self.state
     }
 
     /// Changes with every proof of life.
-    pub(crate) fn proofs(&self) -> watch::Receiver<()> {
-        self.proofs.subscribe()
+    pub(crate) fn proofs(&self) -> &Signal<()> {
+        &self.proofs
     }
 
     /// Resolves when the session is lost.
     pub(crate) async fn lost(&self) -> Loss {
-        let mut states = self.subscribe();
-        // The sender lives as long as `self`.
-        let _ = states.wait_for(|state| matches!(state, State::Lost(_))).await;
+        self.state.wait_for(|state| matches!(state, State::Lost(_))).await;
         self.loss()
     }
 
@@ -111,7 +109,7 @@ impl Health {
     }
 
     fn publish(&self, new: State) {
-        self.state.send_if_modified(|state| {
+        self.state.set_if(|state| {
             let changes = *state != new && !matches!(state, State::Lost(_));
             if changes {
                 *state = new;

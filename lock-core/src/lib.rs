@@ -52,6 +52,7 @@ mod recipes;
 mod record;
 mod revocation;
 mod session;
+mod signal;
 mod state;
 pub mod url;
 mod watching;

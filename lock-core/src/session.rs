@@ -83,17 +83,18 @@ impl Live {
 
     /// Resolves when at least one beat of proven life is left, asking for a renewal if need be.
     pub(crate) async fn proven(&self) -> Result<(), Loss> {
-        let mut proofs = self.health.proofs();
+        let proofs = self.health.proofs();
         loop {
+            let seen = proofs.version();
             let until = self.health.check()?;
             if until.saturating_duration_since(self.health.clock().now()) >= self.beat() {
                 return Ok(());
             }
             self.renew_now();
             tokio::select! {
+                biased;
                 loss = self.health.lost() => return Err(loss),
-                // The sender lives as long as `self`.
-                _ = proofs.changed() => {}
+                _ = proofs.changed(seen) => {}
             }
         }
     }
@@ -260,6 +261,7 @@ struct Keeper {
 impl Keeper {
     async fn keep(&self) {
         let loss = tokio::select! {
+            biased;
             loss = self.health.lost() => loss,
             loss = self.expire() => loss,
             () = self.renew() => self.health.lost().await,
@@ -291,6 +293,7 @@ impl Keeper {
         let mut next = clock.now() + beat;
         loop {
             tokio::select! {
+                biased;
                 () = sleep_until(clock, next) => {}
                 () = self.renew_now.notified() => {}
             }
@@ -321,6 +324,7 @@ impl Keeper {
     async fn renew_once(&self, beat: Duration) -> Result<Duration> {
         let mut renewal = self.session.renew();
         tokio::select! {
+            biased;
             answer = &mut renewal => return answer,
             () = tokio::time::sleep(beat) => self.health.suspect(),
         }
@@ -353,6 +357,7 @@ impl Backoff {
     /// Waits for the next try, or for the loss of the session.
     pub(crate) async fn wait(&mut self, health: &Health) {
         tokio::select! {
+            biased;
             _ = health.lost() => {}
             () = tokio::time::sleep(self.next()) => {}
         }

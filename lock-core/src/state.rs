@@ -22,13 +22,15 @@ pub enum State {
 #[derive(Clone, Debug)]
 pub struct StateWatch {
     own: watch::Receiver<Option<Loss>>,
-    session: watch::Receiver<State>,
     health: Arc<Health>,
+    /// The session's state that is known.
+    seen: u64,
 }
 
 impl StateWatch {
     pub(crate) fn new(own: watch::Receiver<Option<Loss>>, health: Arc<Health>) -> Self {
-        Self { own, session: health.subscribe(), health }
+        let seen = health.told().version();
+        Self { own, health, seen }
     }
 
     /// The state now.
@@ -43,8 +45,9 @@ impl StateWatch {
     pub async fn changed(&mut self) -> State {
         if !matches!(self.state(), State::Lost(_)) {
             tokio::select! {
+                biased;
                 _ = self.own.changed() => {}
-                _ = self.session.changed() => {}
+                seen = self.health.told().changed(self.seen) => self.seen = seen,
             }
         }
         self.state()

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use crate::signal::Signal;
 
 /// A request of the [session contract](crate::backend::Session).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +68,9 @@ pub struct Link {
 #[derive(Debug)]
 struct Shared {
     plan: Mutex<Plan>,
-    held: watch::Sender<bool>,
+    held: Signal<bool>,
     /// Changes at every cut.
-    cuts: watch::Sender<u64>,
+    cuts: Signal<()>,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +81,7 @@ struct Plan {
 
 impl Default for Link {
     fn default() -> Self {
-        let shared = Shared { plan: Mutex::default(), held: watch::Sender::new(false), cuts: watch::Sender::new(0) };
+        let shared = Shared { plan: Mutex::default(), held: Signal::new(false), cuts: Signal::new(()) };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -105,17 +105,17 @@ impl Link {
 
     /// From now on nothing arrives, in either direction, and nothing fails: requests, replies and events are kept.
     pub fn hold(&self) {
-        self.shared.held.send_replace(true);
+        self.shared.held.set_if(|held| !std::mem::replace(held, true));
     }
 
     /// Delivers what was held.
     pub fn resume(&self) {
-        self.shared.held.send_replace(false);
+        self.shared.held.set_if(std::mem::take);
     }
 
     /// Breaks the connection once: every watch ends without telling.
     pub fn cut(&self) {
-        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+        self.shared.cuts.set_if(|()| true);
     }
 
     pub(super) fn latency(&self) -> Duration {
@@ -129,23 +129,19 @@ impl Link {
     }
 
     pub(super) fn is_held(&self) -> bool {
-        *self.shared.held.borrow()
+        self.shared.held.value()
     }
 
     /// Resolves when nothing is held.
     pub(super) async fn open(&self) {
-        // The sender lives as long as `self`.
-        let _ = self.shared.held.subscribe().wait_for(|held| !held).await;
+        self.shared.held.wait_for(|held| !held).await;
     }
 
     /// Resolves at a cut after this call.
     pub(super) fn next_cut(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut cuts = self.shared.cuts.subscribe();
-        cuts.mark_unchanged();
-        let link = self.clone();
+        let (link, seen) = (self.clone(), self.shared.cuts.version());
         async move {
-            let _ = cuts.changed().await;
-            drop(link);
+            link.shared.cuts.changed(seen).await;
         }
     }
 
