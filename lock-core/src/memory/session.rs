@@ -88,16 +88,18 @@ async fn request<T: Send + 'static>(
 
 impl MemorySession {
     pub(super) async fn open(store: Arc<Store>, link: Link, ttl: Duration, owner: &[u8]) -> Result<Arc<dyn Session>> {
-        let owner = owner.to_vec();
+        let (owner, server) = (owner.to_vec(), Arc::downgrade(&store));
         let opened = request(&store, &link, ttl / 3, (Op::Open, "open a session"), move |state, _| {
-            state.open_session(owner, Instant::now() + ttl)
+            let id = state.open_session(owner, Instant::now() + ttl);
+            // Whoever asked may never learn of it.
+            tokio::spawn(expire(server, id.clone()));
+            id
         });
         let id = opened.await.map_err(|error| Error::Unreachable {
             endpoints: "the store in memory".into(),
             within: ttl / 3,
             source: Arc::new(error),
         })?;
-        tokio::spawn(expire(Arc::downgrade(&store), id.clone()));
         Ok(Arc::new(Self { store, link, ttl, id }))
     }
 
