@@ -212,6 +212,7 @@ fn until(live: Arc<Live>, mut watches: Vec<Watch>) -> Stir {
     });
     Box::pin(async move {
         let change = tokio::select! {
+            biased;
             _ = live.health.lost() => return,
             change = first => change,
             () = recheck() => return,
