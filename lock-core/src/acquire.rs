@@ -120,11 +120,18 @@ enum Interruption {
 
 impl Attempt {
     async fn run(self, mut reply: Reply) {
+        let mut pause = None;
         let (live, placed) = loop {
+            let opening = async {
+                if let Some(pause) = pause {
+                    tokio::time::sleep(pause).await;
+                }
+                self.client.live().await
+            };
             let live = tokio::select! {
                 biased;
                 why = self.interrupted(&mut reply) => return self.give_up(reply, &why, Some("opening a session")),
-                live = self.client.live() => live,
+                live = opening => live,
             };
             let live = match live {
                 Ok(live) => live,
@@ -152,7 +159,7 @@ impl Attempt {
                     return answer(reply, Err(Error::SessionLost { lock, loss: Loss::Closed }));
                 }
                 // Lost before it was of any use, for example unnoticed while idle: no place is lost, so try the next one.
-                Err(Error::SessionOver { .. }) => tokio::time::sleep(Backoff::default().next()).await,
+                Err(Error::SessionOver { .. }) => pause = Some(Backoff::default().next()),
                 Err(error) => return answer(reply, Err(error.of_lock(&self.request.queue))),
             }
         };

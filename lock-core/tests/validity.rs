@@ -20,6 +20,11 @@ async fn connect(store: &Memory, clock: impl Clock) -> Client {
     builder.runtime(tokio::runtime::Handle::current()).connect().await.expect("memory connects")
 }
 
+async fn connect_over(store: &Memory) -> Client {
+    let builder = Client::builder(store.clone()).clock(TokioClock::new());
+    builder.runtime(tokio::runtime::Handle::current()).connect().await.expect("memory connects")
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_grant_comes_with_a_beat_of_proven_life() {
     let store = store();
@@ -245,6 +250,19 @@ async fn an_entry_that_cannot_be_removed_takes_its_session_with_it() {
     assert_eq!(other.state(), State::Lost(Loss::Stuck), "renewals would keep the entry for ever");
     stuck.link().heal();
     client.mutex("third").unwrap().lock().await.unwrap().check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_holds_while_a_lost_session_is_replaced() {
+    let memory = store().with_own_link();
+    let client = connect_over(&memory).await;
+    memory.link().set_latency(Duration::from_millis(5));
+    memory.expire_session(&client.session_id().await.unwrap());
+    let (began, patience) = (tokio::time::Instant::now(), Duration::from_millis(12));
+    // That the session is over is known just before the deadline.
+    let error = client.mutex("l").unwrap().try_lock_for(patience).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    assert!(began.elapsed() <= patience + Duration::from_millis(1), "{:?}", began.elapsed());
 }
 
 #[test]
