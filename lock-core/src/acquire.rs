@@ -332,7 +332,7 @@ impl Attempt {
                     let look = live.retry(|| live.session.ahead(mine, limit));
                     let now = async { if rule_is_fresh { Ok(rule) } else { self.rule(live, Belief::Any).await } };
                     let (now, ahead) = tokio::try_join!(now, look)?;
-                    (rule, rule_is_fresh) = (now, false);
+                    (rule, rule_is_fresh) = (now, true);
                     ahead.ok_or_else(|| self.entry_removed())?
                 }
             };
@@ -354,6 +354,7 @@ impl Attempt {
             if self.request.limit.is_some() {
                 on.push(&record);
             }
+            rule_is_fresh = false;
             // A wake-up is a hint and the queue decides, except that nothing can join ahead of a last obstacle.
             if self.wait_for_change(live, mine, &mut watching, &on, hint).await? && hint == Hint::Grant {
                 break;

@@ -66,6 +66,12 @@ impl What {
 }
 
 impl<A> Plan<A> {
+    /// A schedule in which nothing breaks, for a named test; latencies in milliseconds.
+    pub(crate) fn unbroken(latencies: impl IntoIterator<Item = u64>, tasks: Vec<Vec<Step<A>>>) -> Self {
+        let latencies = latencies.into_iter().map(Duration::from_millis).collect();
+        Self { jitter: 0, latencies, tasks, breaks: Vec::new() }
+    }
+
     /// Whether the link of a client works all the time.
     pub(crate) fn is_clean(&self, client: usize) -> bool {
         !self.breaks.iter().any(|broken| broken.client == client && broken.what.is_of_the_link())
@@ -74,6 +80,12 @@ impl<A> Plan<A> {
     /// How many watches never tell, so that only the next recheck does.
     pub(crate) fn lost_events(&self) -> u32 {
         self.breaks.iter().filter(|broken| matches!(broken.what, What::Fault(_, Fault::LostEvent))).count() as u32
+    }
+}
+
+impl<A> Step<A> {
+    pub(crate) fn at_once(action: A) -> Self {
+        Self { after: Duration::ZERO, action }
     }
 }
 

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use lock_core::backend::Kind;
 use lock_core::memory::Op;
 use lock_core::{Client, Error, Result, Semaphore};
 use proptest::prelude::*;
 
-use crate::play::{Recipe, play_many, repeats};
-use crate::turn::Turn;
+use crate::plan::{Plan, Step};
+use crate::play::{Recipe, play, play_many, repeats};
+use crate::turn::{End, Turn, Wait};
 use crate::world::World;
 
 struct Semaphores {
@@ -109,6 +111,20 @@ impl Recipe for Semaphores {
                 Err(error) => self.learn(client, error)?,
             }
         }
+    }
+}
+
+/// The limit is raised after a waiter has read it and before it watches it.
+#[test]
+fn a_limit_that_rises_before_it_is_watched_is_seen() {
+    let acquire = |permits, hold| {
+        let hold = Duration::from_millis(hold);
+        vec![Step::at_once(Action::Acquire(permits, Turn { wait: Wait::Forever, hold, end: End::Release }))]
+    };
+    let raise = |after| vec![Step { after: Duration::from_millis(after), action: Action::SetLimit(3) }];
+    for after in 0..20 {
+        let plan = Plan::unbroken([2, 1], vec![acquire(1, 0), raise(after), acquire(1, 0), acquire(2, 2_000)]);
+        play::<Semaphores>(&plan).unwrap_or_else(|broken| panic!("raised after {after} ms: {broken}"));
     }
 }
 
