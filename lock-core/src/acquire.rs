@@ -186,9 +186,13 @@ impl Attempt {
                 live.remove(&placed.entry).await;
                 answer(reply, Ok(None));
             }
-            // Told when nothing of it is left.
+            // Told when nothing of it is left, but not after the deadline.
             Err(error) if error.is_misuse() => {
-                live.remove(&placed.entry).await;
+                tokio::select! {
+                    biased;
+                    _ = live.remove(&placed.entry) => {}
+                    _ = self.interrupted(&mut reply) => live.remove_later(placed.entry),
+                }
                 answer(reply, Err(error));
             }
             Err(error) => {
