@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex as Lock, PoisonError, Weak};
+use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Mutex as AsyncLock, OwnedMutexGuard};
+use tokio::sync::Mutex as AsyncLock;
 
 use crate::client::Client;
 use crate::clock::sleep_until;
@@ -35,18 +35,40 @@ pub struct ReentrantGuard {
 
 /// What the owners of all reentrant mutexes of a client hold.
 #[derive(Debug, Default)]
-pub(crate) struct Owners(Lock<HashMap<(Name, String), Slot>>);
+pub(crate) struct Owners(Lock<HashMap<(Name, String), Arc<Slot>>>);
 
-/// The guard of one owner, if it has one, for one task at a time to look at or to acquire.
-type Slot = Arc<AsyncLock<Weak<Guard>>>;
+/// The guard of one owner, if it has one.
+#[derive(Debug, Default)]
+struct Slot {
+    guard: Lock<Weak<Guard>>,
+    /// Who has it acquires; the others of this owner wait for what comes of that.
+    turn: AsyncLock<()>,
+}
 
 impl Owners {
-    fn slot(&self, name: &Name, owner: &str) -> Slot {
+    fn slot(&self, name: &Name, owner: &str) -> Arc<Slot> {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Slots that nobody uses any more are cleared away here.
-        slots
-            .retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|held| held.strong_count() > 0));
+        slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.guard().strong_count() > 0);
         slots.entry((name.clone(), owner.to_owned())).or_default().clone()
+    }
+}
+
+impl Slot {
+    /// Another hold of the guard that the owner has, if that is still valid.
+    fn held(&self) -> Option<ReentrantGuard> {
+        let guard = self.guard().upgrade()?;
+        guard.check().is_ok().then_some(ReentrantGuard { guard })
+    }
+
+    fn keep(&self, guard: Guard) -> ReentrantGuard {
+        let guard = Arc::new(guard);
+        *self.guard() = Arc::downgrade(&guard);
+        ReentrantGuard { guard }
+    }
+
+    fn guard(&self) -> MutexGuard<'_, Weak<Guard>> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -88,10 +110,14 @@ impl ReentrantMutex {
     /// # Ok(()) }
     /// ```
     pub async fn lock(&self, owner: &str) -> Result<ReentrantGuard> {
-        let slot = self.slot(owner).lock_owned().await;
-        match held(&slot) {
+        let slot = self.slot(owner);
+        if let Some(hold) = slot.held() {
+            return Ok(hold);
+        }
+        let _turn = slot.turn.lock().await;
+        match slot.held() {
             Some(hold) => Ok(hold),
-            None => Ok(keep(slot, self.mutex.lock().await?)),
+            None => Ok(slot.keep(self.mutex.lock().await?)),
         }
     }
 
@@ -103,12 +129,16 @@ impl ReentrantMutex {
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub async fn try_lock(&self, owner: &str) -> Result<Option<ReentrantGuard>> {
-        // Another task of this owner is just waiting for the lock.
-        let Ok(slot) = self.slot(owner).try_lock_owned() else { return Ok(None) };
-        match held(&slot) {
-            Some(hold) => Ok(Some(hold)),
-            None => Ok(self.mutex.try_lock().await?.map(|guard| keep(slot, guard))),
+        let slot = self.slot(owner);
+        if let Some(hold) = slot.held() {
+            return Ok(Some(hold));
         }
+        // Another task of this owner is just waiting for the lock.
+        let Ok(_turn) = slot.turn.try_lock() else { return Ok(None) };
+        if let Some(hold) = slot.held() {
+            return Ok(Some(hold));
+        }
+        Ok(self.mutex.try_lock().await?.map(|guard| slot.keep(guard)))
     }
 
     /// Waits for the lock for at most `timeout`; `None` when it was not free in time.
@@ -121,33 +151,25 @@ impl ReentrantMutex {
     pub async fn try_lock_for(&self, owner: &str, timeout: Duration) -> Result<Option<ReentrantGuard>> {
         let clock = self.mutex.client().clock().clone();
         let deadline = clock.now() + timeout;
-        let slot = tokio::select! {
+        let slot = self.slot(owner);
+        if let Some(hold) = slot.held() {
+            return Ok(Some(hold));
+        }
+        let _turn = tokio::select! {
             biased;
-            slot = self.slot(owner).lock_owned() => slot,
+            turn = slot.turn.lock() => turn,
             () = sleep_until(&*clock, deadline) => return Ok(None),
         };
-        if let Some(hold) = held(&slot) {
+        if let Some(hold) = slot.held() {
             return Ok(Some(hold));
         }
         let left = deadline.saturating_duration_since(clock.now());
-        Ok(self.mutex.try_lock_for(left).await?.map(|guard| keep(slot, guard)))
+        Ok(self.mutex.try_lock_for(left).await?.map(|guard| slot.keep(guard)))
     }
 
-    fn slot(&self, owner: &str) -> Slot {
+    fn slot(&self, owner: &str) -> Arc<Slot> {
         self.owners.slot(self.mutex.key(), owner)
     }
-}
-
-/// Another hold of the guard that the owner has, if that is still valid.
-fn held(slot: &OwnedMutexGuard<Weak<Guard>>) -> Option<ReentrantGuard> {
-    let guard = slot.upgrade()?;
-    guard.check().is_ok().then_some(ReentrantGuard { guard })
-}
-
-fn keep(mut slot: OwnedMutexGuard<Weak<Guard>>, guard: Guard) -> ReentrantGuard {
-    let guard = Arc::new(guard);
-    *slot = Arc::downgrade(&guard);
-    ReentrantGuard { guard }
 }
 
 impl ReentrantGuard {
