@@ -368,7 +368,9 @@ impl Attempt {
             if let Some(pause) = lock_delay::pause(live, &self.request.queue, placed).await? {
                 self.pause(live, mine, &mut watching, pause).await?;
             }
-            delay.ask(live, &self.request.queue, placed).await?;
+            if !delay.ask(live, &self.request.queue, placed).await? {
+                return Err(self.entry_removed());
+            }
         }
         live.proven().await.map_err(|_| live.over())?;
         Ok(Turn::Granted { own: watching.into_own() })

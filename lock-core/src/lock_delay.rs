@@ -15,11 +15,29 @@ pub(crate) struct LockDelay(pub(crate) Duration);
 const MUTEX: &str = "mutex";
 
 impl LockDelay {
-    /// Asks the next holder to wait if the one with this token vanishes.
-    pub(crate) async fn ask(&self, live: &Live, name: &Name, placed: &Placed) -> Result<()> {
+    /// Asks the next holder to wait if the one with this token vanishes. `false` when its entry is gone already.
+    pub(crate) async fn ask(&self, live: &Live, name: &Name, placed: &Placed) -> Result<bool> {
         let millis = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
         let mine = Record::LockDelay { holder: placed.token, millis };
-        record::update(live, name, MUTEX, |_| Ok((Update::Write(mine.clone()), ()))).await
+        let mut is_there = false;
+        loop {
+            let asked = record::update(live, name, MUTEX, |record| {
+                Ok(match record {
+                    Some(Record::LockDelay { holder, .. }) if holder > placed.token && !is_there => {
+                        (Update::Keep, false)
+                    }
+                    _ => (Update::Write(mine.clone()), true),
+                })
+            });
+            if asked.await? {
+                return Ok(true);
+            }
+            // Somebody behind in the queue holds. So the own entry is gone, or the record was brought here from elsewhere.
+            is_there = live.retry(|| live.session.read(&placed.entry)).await?.is_some();
+            if !is_there {
+                return Ok(false);
+            }
+        }
     }
 }
 

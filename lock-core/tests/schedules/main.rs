@@ -9,9 +9,12 @@
 //! `SCHEDULES=100000 cargo test …`. The same seed draws the same schedule as long as the strategies stay as they are; what is to be kept
 //! for good becomes a named test.
 
+mod lock_delay;
+mod multi_lock;
 mod mutex;
 mod plan;
 mod play;
+mod reentrant_mutex;
 mod rw_lock;
 mod semaphore;
 mod turn;

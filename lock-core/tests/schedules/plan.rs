@@ -72,6 +72,13 @@ impl<A> Plan<A> {
         Self { jitter: 0, latencies, tasks, breaks: Vec::new() }
     }
 
+    /// The same, while this breaks: after how many milliseconds, of which client.
+    pub(crate) fn with<const N: usize>(mut self, breaks: [(u64, usize, What); N]) -> Self {
+        let broken = |(after, client, what)| Break { after: Duration::from_millis(after), client, what };
+        self.breaks = breaks.map(broken).into();
+        self
+    }
+
     /// Whether the link of a client works all the time.
     pub(crate) fn is_clean(&self, client: usize) -> bool {
         !self.breaks.iter().any(|broken| broken.client == client && broken.what.is_of_the_link())
@@ -85,7 +92,12 @@ impl<A> Plan<A> {
 
 impl<A> Step<A> {
     pub(crate) fn at_once(action: A) -> Self {
-        Self { after: Duration::ZERO, action }
+        Self::after(0, action)
+    }
+
+    /// After milliseconds.
+    pub(crate) fn after(after: u64, action: A) -> Self {
+        Self { after: Duration::from_millis(after), action }
     }
 }
 

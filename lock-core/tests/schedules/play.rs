@@ -28,13 +28,16 @@ pub(crate) trait Recipe: Send + Sync + Sized + 'static {
     /// The names that it uses.
     const QUEUES: &'static [&'static str];
 
+    /// Those of them in which nobody waits for anything but the queue.
+    const PROMPT: &'static [&'static str] = Self::QUEUES;
+
     /// The requests that it makes.
     const OPS: &'static [Op];
 
     /// The queues are semaphores.
     const LIMITED: bool = false;
 
-    /// Grants may come this much later.
+    /// After a holder that vanished, the next grant comes this much later.
     const DELAY: Duration = Duration::ZERO;
 
     /// What a task does at one step.

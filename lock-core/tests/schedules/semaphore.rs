@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use lock_core::backend::Kind;
-use lock_core::memory::Op;
+use lock_core::memory::{Fault, Op};
 use lock_core::{Client, Error, Result, Semaphore};
 use proptest::prelude::*;
 
-use crate::plan::{Plan, Step};
+use crate::plan::{Plan, Step, What};
 use crate::play::{Recipe, play, play_many, repeats};
-use crate::turn::{End, Turn, Wait};
+use crate::turn::{Turn, Wait};
 use crate::world::World;
 
 struct Semaphores {
@@ -117,15 +117,25 @@ impl Recipe for Semaphores {
 /// The limit is raised after a waiter has read it and before it watches it.
 #[test]
 fn a_limit_that_rises_before_it_is_watched_is_seen() {
-    let acquire = |permits, hold| {
-        let hold = Duration::from_millis(hold);
-        vec![Step::at_once(Action::Acquire(permits, Turn { wait: Wait::Forever, hold, end: End::Release }))]
-    };
-    let raise = |after| vec![Step { after: Duration::from_millis(after), action: Action::SetLimit(3) }];
+    let acquire = |permits, hold| vec![Step::at_once(Action::Acquire(permits, Turn::simple(hold)))];
     for after in 0..20 {
-        let plan = Plan::unbroken([2, 1], vec![acquire(1, 0), raise(after), acquire(1, 0), acquire(2, 2_000)]);
+        let raise = vec![Step::after(after, Action::SetLimit(3))];
+        let plan = Plan::unbroken([2, 1], vec![acquire(1, 0), raise, acquire(1, 0), acquire(2, 2_000)]);
         play::<Semaphores>(&plan).unwrap_or_else(|broken| panic!("raised after {after} ms: {broken}"));
     }
+}
+
+/// The limit is another one than the client believes, and its entry cannot be removed in time.
+#[test]
+fn a_deadline_holds_while_a_refused_entry_is_removed() {
+    let lower = Step::at_once(Action::SetLimit(1));
+    let turn = Turn { wait: Wait::For(Duration::from_millis(50)), ..Turn::simple(0) };
+    let mistaken = vec![Step::after(20, Action::Acquire(2, turn))];
+    let plan = Plan::unbroken([1, 1], vec![vec![lower], mistaken]);
+    let slow = What::Fault(Op::Dequeue, Fault::Delay(Duration::from_millis(500)));
+    // All is well after the last of them.
+    let plan = plan.with([(0, 1, slow), (200, 1, What::Resume)]);
+    assert_eq!(play::<Semaphores>(&plan).map(|grants| grants.len()), Ok(0));
 }
 
 #[test]

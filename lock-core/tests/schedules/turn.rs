@@ -46,6 +46,11 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
+    /// Waits as long as need be, holds for these milliseconds, and releases.
+    pub(crate) fn simple(hold: u64) -> Self {
+        Self { wait: Wait::Forever, hold: Duration::from_millis(hold), end: End::Release }
+    }
+
     pub(crate) fn strategy() -> impl Strategy<Value = Self> + Clone {
         (Wait::strategy(), hold(), End::strategy()).prop_map(|(wait, hold, end)| Self { wait, hold, end })
     }
@@ -117,7 +122,7 @@ impl World {
         let (outcome, bound) = match how {
             Wait::Forever => (lock.await.map(Some), Duration::MAX),
             // Each of its steps is bounded by a ttl; what it left behind is removed first.
-            Wait::Try => (try_lock.await, TTL * 2),
+            Wait::Try => (try_lock.await, TTL * 2 * self.queues()),
             Wait::For(patience) => (try_lock_for(*patience).await, *patience),
             Wait::Cancelled(after) => (timeout(*after, lock).await.map_or(Ok(None), |guard| guard.map(Some)), *after),
             Wait::Polled(polls) => (polled(lock, *polls).await.transpose(), Duration::MAX),
@@ -129,6 +134,7 @@ impl World {
 
     /// Gives something up.
     pub(crate) async fn end<G: Hold>(&self, client: usize, how: &End, held: G) {
+        held.guards().into_iter().for_each(|guard| self.lets_go(guard));
         match how {
             End::Drop => drop(held),
             End::Polled(polls) => drop(polled(held.release(), *polls).await),

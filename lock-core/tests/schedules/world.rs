@@ -10,7 +10,7 @@ use std::time::Duration;
 use lock_core::backend::{Backend, Entry, Kind, QueueEntry, Session, Watched};
 use lock_core::memory::{Link, Memory};
 use lock_core::owner::Owner;
-use lock_core::{Client, Error, Guard, Name, State, StateWatch};
+use lock_core::{Client, Error, Guard, Loss, Name, State, StateWatch};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
@@ -35,7 +35,9 @@ pub(crate) struct World {
     queues: Vec<Name>,
     /// The queues are semaphores.
     limited: bool,
-    /// A grant may come this much later.
+    /// Those in which whoever can go on has to.
+    prompt: &'static [&'static str],
+    /// After a holder that vanished, the next grant comes this much later.
     delay: Duration,
     pub(crate) links: Vec<Link>,
     /// Whose links work all the time.
@@ -51,6 +53,10 @@ struct Seen {
     out: Vec<Held>,
     /// The keys of all entries that were granted.
     granted: HashSet<String>,
+    /// The keys of those that were given back while they were valid.
+    let_go: HashSet<String>,
+    /// The keys of those that are gone from the store, and since when.
+    gone: HashMap<String, Instant>,
     greatest: HashMap<String, Greatest>,
     /// The keys of entries that an operator removed, and when.
     by_hand: HashMap<String, Instant>,
@@ -100,6 +106,7 @@ impl World {
             store,
             queues: R::QUEUES.iter().map(|name| Name::new(name).expect("a valid name")).collect(),
             limited: R::LIMITED,
+            prompt: R::PROMPT,
             delay: R::DELAY,
             links: clients.iter().map(|(_, link)| link.clone()).collect(),
             clean: (0..clients.len()).map(|client| plan.is_clean(client)).collect(),
@@ -111,6 +118,11 @@ impl World {
 
     pub(crate) fn is_clean(&self, client: usize) -> bool {
         self.clean[client]
+    }
+
+    /// How many queues there are.
+    pub(crate) fn queues(&self) -> u32 {
+        self.queues.len() as u32
     }
 
     /// Says that a promise was broken.
@@ -148,12 +160,21 @@ impl World {
         let mut seen = self.seen();
         seen.trace.push((self.began.elapsed(), client, token));
         seen.granted.insert(key.clone());
-        if guard.check().is_err() {
+        seen.prune();
+        // Another hold of the same.
+        if guard.check().is_err() || seen.out.iter().any(|other| other.key == key) {
             return;
         }
         let removed = seen.by_hand.contains_key(&key);
+        if removed {
+            // It never held, and will notice.
+            seen.let_go.insert(key.clone());
+        }
         let mut broken = Vec::new();
-        seen.prune();
+        let vanished = seen.vanished(&name).map(|gone| gone.elapsed()).filter(|ago| *ago < self.delay);
+        if let Some(ago) = vanished.filter(|_| !removed) {
+            broken.push(format!("token {token} is granted {ago:?} after a holder vanished"));
+        }
         for other in seen.out.iter().filter(|other| other.name == guard.name() && excludes(kind, other.kind)) {
             if !removed && !seen.by_hand.contains_key(&other.key) {
                 broken.push(format!("tokens {} and {token} are both held", other.token));
@@ -217,6 +238,13 @@ impl World {
         limits.extend([(Instant::now(), limit), (Instant::now(), last)]);
     }
 
+    /// Takes note that a guard is given back.
+    pub(crate) fn lets_go(&self, guard: &Guard) {
+        if guard.check().is_ok() {
+            self.seen().let_go.insert(guard.entry().key.clone());
+        }
+    }
+
     /// Whether an entry is in the store.
     pub(crate) fn is_there(&self, entry: &Entry) -> bool {
         self.queues.iter().any(|queue| self.store.entries(queue).iter().any(|other| other.entry == *entry))
@@ -245,9 +273,7 @@ impl World {
         let seen = self.seen();
         let excused = match error {
             Error::Timeout { .. } => true,
-            Error::EntryRemoved { .. } | Error::Lost { loss: lock_core::Loss::EntryRemoved, .. } => {
-                !seen.by_hand.is_empty()
-            }
+            Error::EntryRemoved { .. } | Error::Lost { loss: Loss::EntryRemoved, .. } => !seen.by_hand.is_empty(),
             Error::SessionLost { .. } | Error::SessionOver { .. } | Error::Lost { .. } => {
                 !self.clean[client] || seen.ended.contains(&client)
             }
@@ -331,7 +357,8 @@ impl World {
             self.read_limit(queue).await;
             let entries = self.store.entries(queue);
             self.look_up_owners(&entries).await;
-            let broken = self.seen().judge(queue, &entries, &self.clean, PROMPTLY + self.delay);
+            let prompt = self.prompt.contains(&queue.as_str()).then_some(PROMPTLY + self.delay);
+            let broken = self.seen().judge(queue, &entries, &self.clean, prompt);
             broken.into_iter().for_each(|what| self.fail(what));
         }
     }
@@ -382,6 +409,12 @@ impl Seen {
         self.out.retain(|held| !matches!(held.state.state(), State::Lost(_)));
     }
 
+    /// When a holder that had not let go was last gone from a queue.
+    fn vanished(&self, queue: &Name) -> Option<Instant> {
+        let vanished = self.gone.iter().filter(|(key, _)| is_of(key, queue) && !self.let_go.contains(*key));
+        vanished.map(|(_, since)| *since).max()
+    }
+
     /// The highest limit that was in force within this time.
     fn highest_limit(&self, name: &str, within: Duration) -> u64 {
         let Some(limits) = self.limits.get(name) else { return 0 };
@@ -397,9 +430,20 @@ impl Seen {
     }
 
     /// Compares a queue with what is out, and with what should have happened.
-    fn judge(&mut self, queue: &Name, entries: &[QueueEntry], clean: &[bool], promptly: Duration) -> Vec<String> {
+    fn judge(
+        &mut self,
+        queue: &Name,
+        entries: &[QueueEntry],
+        clean: &[bool],
+        promptly: Option<Duration>,
+    ) -> Vec<String> {
         let now = Instant::now();
         let mut broken = Vec::new();
+        let is_there = |key: &str| entries.iter().any(|entry| entry.entry.key == key);
+        for key in self.granted.iter().filter(|key| is_of(key, queue) && !is_there(key)) {
+            let since = self.by_hand.get(key).copied().unwrap_or(now);
+            self.gone.entry(key.clone()).or_insert(since);
+        }
         self.prune();
         let limit = self.highest_limit(queue.as_str(), Duration::ZERO);
         let entitled = entitled(entries, limit);
@@ -417,7 +461,8 @@ impl Seen {
                 _ => {}
             }
         }
-        self.late.retain(|key, _| entries.iter().any(|entry| entry.entry.key == *key));
+        let Some(promptly) = promptly else { return broken };
+        self.late.retain(|key, _| !is_of(key, queue) || is_there(key));
         let mut ahead_is_clean = true;
         for (entry, entitled) in entries.iter().zip(entitled) {
             let owner = self.owners.get(&entry.session).copied().flatten();
@@ -440,6 +485,11 @@ impl Seen {
         }
         broken
     }
+}
+
+/// Whether this is the key of an entry of that queue.
+fn is_of(key: &str, queue: &Name) -> bool {
+    key.strip_prefix(queue.segment()).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Whether two cannot both hold.

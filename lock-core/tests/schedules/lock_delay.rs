@@ -1,0 +1,96 @@
+//! The lock delay: after a holder that vanished, nobody gets the lock for that long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lock_core::backend::Kind;
+use lock_core::memory::Op;
+use lock_core::{Client, Mutex, Result};
+use proptest::prelude::*;
+
+use crate::plan::{Plan, Step, What};
+use crate::play::{Recipe, play, play_many, repeats};
+use crate::turn::Turn;
+use crate::world::World;
+
+struct DelayedMutexes {
+    world: Arc<World>,
+    mutexes: Vec<Mutex>,
+}
+
+const DELAY: Duration = Duration::from_millis(700);
+
+impl Recipe for DelayedMutexes {
+    const QUEUES: &'static [&'static str] = &["d"];
+    const OPS: &'static [Op] = &[
+        Op::Open,
+        Op::Renew,
+        Op::Enqueue,
+        Op::Adopt,
+        Op::Ahead,
+        Op::Watch,
+        Op::Read,
+        Op::Write,
+        Op::Dequeue,
+        Op::Close,
+    ];
+    const DELAY: Duration = DELAY;
+    type Action = Turn;
+
+    fn actions() -> BoxedStrategy<Turn> {
+        Turn::strategy().boxed()
+    }
+
+    fn new(world: Arc<World>, clients: Vec<Client>) -> Self {
+        let mutex = |client: &Client| client.mutex("d").expect("a valid name").with_lock_delay(DELAY);
+        Self { world, mutexes: clients.iter().map(mutex).collect() }
+    }
+
+    async fn act(&self, client: usize, turn: Turn) {
+        let mutex = &self.mutexes[client];
+        let try_for = async |patience| mutex.try_lock_for(patience).await;
+        let outcome = self.world.wait(client, &turn.wait, mutex.lock(), mutex.try_lock(), try_for).await;
+        if let Some(guard) = self.world.or_excuse(client, outcome) {
+            self.world.granted(client, Kind::Exclusive, &guard).await;
+            self.world.hold(client, &turn, guard).await;
+        }
+    }
+
+    async fn in_the_end(&self, client: usize) -> Result<()> {
+        let guard = self.mutexes[client].lock().await?;
+        guard.check()?;
+        guard.release().await;
+        Ok(())
+    }
+}
+
+/// Each holds for these milliseconds, after those.
+fn turns<const N: usize>(turns: [(u64, u64); N]) -> Vec<Vec<Step<Turn>>> {
+    turns.map(|(after, hold)| vec![Step::after(after, Turn::simple(hold))]).into()
+}
+
+/// The first holder vanishes, and so does the one who waits for the delay to pass: that one is not granted the lock.
+#[test]
+fn an_entry_removed_during_the_delay_is_not_granted() {
+    let plan = Plan::unbroken([0, 1], turns([(0, 100), (5, 100)]));
+    let plan = plan.with([(20, 0, What::Remove(0)), (20, 0, What::Remove(0))]);
+    assert_eq!(play::<DelayedMutexes>(&plan).map(|grants| grants.len()), Ok(1));
+}
+
+/// One whose entry was removed while it was being granted does not know that. It does not pass for the last holder.
+#[test]
+fn one_removed_before_its_grant_does_not_hide_that_the_next_vanished() {
+    let plan = Plan::unbroken([3, 1], turns([(0, 0), (2, 125), (2, 0), (2, 0)]));
+    let plan = plan.with([(4, 0, What::Remove(0)), (26, 0, What::Remove(0))]);
+    play::<DelayedMutexes>(&plan).unwrap();
+}
+
+#[test]
+fn no_schedule_breaks_a_promise() {
+    play_many::<DelayedMutexes>(1_500);
+}
+
+#[test]
+fn a_schedule_repeats_itself() {
+    repeats::<DelayedMutexes>();
+}
