@@ -140,6 +140,7 @@ impl Look {
     pub(crate) async fn changed(self, live: &Live) {
         live.counters.waits.add_one();
         tokio::select! {
+            biased;
             _ = live.health.lost() => {}
             () = recheck() => {}
             change = self.watch => match change {

@@ -107,6 +107,7 @@ where
         let told = |error| *trouble.lock().unwrap_or_else(PoisonError::into_inner) = error;
         let mut stop = std::pin::pin!(async move {
             tokio::select! {
+                biased;
                 _ = stopped => {}
                 // The process may be about to exit, and nothing would end a new session.
                 _ = closes.changed() => {}

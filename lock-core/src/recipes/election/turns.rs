@@ -77,6 +77,7 @@ impl Turns {
         let (mut stop, mut closes) = (self.stop.subscribe(), self.closes.clone());
         let mut stopped = pin!(async move {
             tokio::select! {
+                biased;
                 _ = stop.wait_for(|stop| *stop) => {}
                 _ = closes.changed() => {}
             }
