@@ -87,7 +87,7 @@ fn one_removed_before_its_grant_does_not_hide_that_the_next_vanished() {
 
 #[test]
 fn no_schedule_breaks_a_promise() {
-    play_many::<DelayedMutexes>(1_500);
+    play_many::<DelayedMutexes>(1_000);
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl Recipe for MultiLocks {
 
 #[test]
 fn no_schedule_breaks_a_promise() {
-    play_many::<MultiLocks>(1_500);
+    play_many::<MultiLocks>(1_000);
 }
 
 #[test]

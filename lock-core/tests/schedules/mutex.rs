@@ -54,7 +54,7 @@ impl Recipe for Mutexes {
 
 #[test]
 fn no_schedule_breaks_a_promise() {
-    play_many::<Mutexes>(3_000);
+    play_many::<Mutexes>(2_000);
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn an_owner_is_not_refused_what_it_holds_while_another_task_of_it_waits() {
 
 #[test]
 fn no_schedule_breaks_a_promise() {
-    play_many::<ReentrantMutexes>(1_500);
+    play_many::<ReentrantMutexes>(1_000);
 }
 
 #[test]

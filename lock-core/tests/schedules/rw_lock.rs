@@ -110,7 +110,7 @@ impl Recipe for RwLocks {
 
 #[test]
 fn no_schedule_breaks_a_promise() {
-    play_many::<RwLocks>(3_000);
+    play_many::<RwLocks>(2_000);
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn a_deadline_holds_while_a_refused_entry_is_removed() {
 
 #[test]
 fn no_schedule_breaks_a_promise() {
-    play_many::<Semaphores>(4_000);
+    play_many::<Semaphores>(3_000);
 }
 
 #[test]
