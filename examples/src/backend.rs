@@ -15,10 +15,7 @@ const EXPECTED: &str = "memory, etcd://host:2379 (etcds:// for TLS) or zk://host
 /// [`Error::InvalidConfig`] for what cannot be used or was not built in, and those of [`Client::connect`].
 pub async fn connect(backend: &str, ttl: Option<Duration>, label: &str) -> Result<Client> {
     match backend.split_once("://").map(|(scheme, _)| scheme) {
-        None if backend == "memory" => {
-            let memory = Memory::new();
-            open(ttl.map_or(Ok(memory.clone()), |ttl| memory.with_ttl(ttl))?, label).await
-        }
+        None if backend == "memory" => open(memory(ttl)?, label).await,
         #[cfg(feature = "etcd")]
         Some("etcd" | "etcds") => open(lock_etcd::Etcd::from_url(&with_ttl(backend, "ttl", ttl)?)?, label).await,
         #[cfg(not(feature = "etcd"))]
@@ -33,6 +30,23 @@ pub async fn connect(backend: &str, ttl: Option<Duration>, label: &str) -> Resul
     }
 }
 
+/// The store in the memory of this process.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] for a ttl that is too short.
+pub fn memory(ttl: Option<Duration>) -> Result<Memory> {
+    let memory = Memory::new();
+    ttl.map_or_else(|| Ok(memory.clone()), |ttl| memory.clone().with_ttl(ttl))
+}
+
+/// Connects to a store.
+///
+/// # Errors
+/// Those of [`Client::connect`].
+pub async fn open(backend: impl lock_core::backend::Backend, label: &str) -> Result<Client> {
+    Client::builder(backend).label(label).connect().await
+}
+
 /// `backend` without user, password and parameters, for people to read.
 pub fn shown(backend: &str) -> String {
     let Some((scheme, rest)) = backend.split_once("://") else { return backend.to_owned() };
@@ -40,10 +54,6 @@ pub fn shown(backend: &str) -> String {
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
     let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
     format!("{scheme}://{hosts}{path}")
-}
-
-async fn open(backend: impl lock_core::backend::Backend, label: &str) -> Result<Client> {
-    Client::builder(backend).label(label).connect().await
 }
 
 /// `url` with the ttl as its parameter `key`.

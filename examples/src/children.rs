@@ -3,6 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
@@ -33,6 +34,11 @@ impl Children {
     /// Their process ids, for whoever wants to kill one.
     pub fn ids(&self) -> Vec<u32> {
         self.running.iter().filter_map(Child::id).collect()
+    }
+
+    /// A way to send them signals while they are waited for.
+    pub fn signals(&self) -> Signals {
+        Signals(self.ids())
     }
 
     /// Waits for all of them. The first request to stop, or the first failure, is passed on to all; the second kills them.
@@ -79,5 +85,20 @@ impl Children {
             }
         }
         failure.map_or(Ok(killed), |failure| Err(failure.into()))
+    }
+}
+
+/// Sends signals to children, which have the numbers that they were started with.
+#[derive(Clone, Debug)]
+pub struct Signals(Vec<u32>);
+
+impl Signals {
+    /// Sends a signal to a child that has not ended.
+    ///
+    /// # Errors
+    /// That there is none of this number, or it is gone.
+    pub fn send(&self, child: u32, signal: Signal) -> Result<(), Failure> {
+        let id = self.0.get(child as usize).and_then(|id| Pid::from_raw(i32::try_from(*id).ok()?));
+        Ok(kill_process(id.ok_or_else(|| format!("there is no process {child}"))?, signal)?)
     }
 }

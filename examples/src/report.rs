@@ -205,15 +205,20 @@ impl Style {
         Self { colour: stream.is_terminal() && !refused }
     }
 
+    #[cfg(test)]
+    pub(crate) fn plain() -> Self {
+        Self { colour: false }
+    }
+
     fn paint(self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    fn good(self, text: &str) -> String {
+    pub(crate) fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    fn bad(self, text: &str) -> String {
+    pub(crate) fn bad(self, text: &str) -> String {
         self.paint("1;31", text)
     }
 
@@ -366,7 +371,7 @@ mod tests {
             })
         );
         serde_json::from_str::<serde_json::Value>(&summary(0).json()).unwrap();
-        let text = summary(200).text(Style { colour: false });
+        let text = summary(200).text(Style::plain());
         assert!(
             text.contains("p50 100.0 ms, p99 198.0 ms, at most 200.0 ms") && text.contains("80 a second"),
             "{text}"
@@ -377,7 +382,7 @@ mod tests {
     #[test]
     fn the_table_shows_the_first_and_the_last_grants_or_all() {
         let rows = |grants| {
-            let text = summary(grants).text(Style { colour: false });
+            let text = summary(grants).text(Style::plain());
             text.lines().filter(|line| line.contains("p0/w")).count()
         };
         assert_eq!((rows(5), rows(14), rows(15), rows(1000)), (5, 14, 13, 13));
@@ -387,7 +392,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let mut wrong = summary(2);
         wrong.verdict.overlaps = (0..9).map(|n| format!("pair {n}")).collect();
-        let text = wrong.text(Style { colour: false });
+        let text = wrong.text(Style::plain());
         assert!(
             text.contains("pair 0") && text.contains("4 times more") && text.contains("The ledger is wrong"),
             "{text}"

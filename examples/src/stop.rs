@@ -12,6 +12,7 @@ pub struct Stop {
     terminate: Signal,
     hangup: Signal,
     parent_gone: Option<oneshot::Receiver<()>>,
+    was_requested: bool,
 }
 
 impl Stop {
@@ -25,6 +26,7 @@ impl Stop {
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
             parent_gone: None,
+            was_requested: false,
         })
     }
 
@@ -56,5 +58,11 @@ impl Stop {
             _ = self.hangup.recv() => {}
             () = parent_gone => self.parent_gone = None,
         }
+        self.was_requested = true;
+    }
+
+    /// Whether [`requested`](Self::requested) has ever resolved.
+    pub fn was_requested(&self) -> bool {
+        self.was_requested
     }
 }
