@@ -14,10 +14,15 @@ pub mod count_down_latch;
 pub mod double_barrier;
 pub mod election;
 pub mod faults;
+pub mod lock_delay;
+pub mod multi_lock;
 pub mod mutex;
+pub mod queue;
+pub mod reentrant_mutex;
 pub mod rw_lock;
 pub mod semaphore;
 mod subject;
+pub mod wrong_use;
 
 use std::future::Future;
 use std::pin::pin;
@@ -145,6 +150,62 @@ macro_rules! conformance {
                 dead_writer_makes_way_for_the_readers,
                 waiting_writer_that_dies_or_is_removed_lets_the_readers_behind_share,
                 cut_keeps_readers_and_places;
+            multi_lock:
+                order_of_the_names_does_not_matter,
+                name_given_twice_counts_once,
+                twenty_with_random_names_never_block_each_other,
+                excludes_the_mutexes_of_its_names,
+                first_error_releases_all,
+                try_lock_takes_all_or_nothing,
+                deadline_releases_all,
+                deadline_holds_in_silence,
+                withdrawing_at_any_moment_leaves_nothing,
+                one_lost_is_all_lost,
+                one_lost_while_the_others_are_waited_for_releases_all,
+                ended_session_makes_way_in_every_queue,
+                ended_session_of_a_waiter_releases_what_it_held,
+                lost_replies_leave_one_entry_in_each_queue;
+            reentrant_mutex:
+                owner_locks_again_at_once,
+                other_owners_are_excluded,
+                excludes_the_plain_mutex_of_its_name,
+                tasks_of_one_owner_share_one_place,
+                owner_that_let_go_starts_anew,
+                first_attempt_withdrawn_hands_over_to_the_second,
+                withdrawing_at_any_moment_leaves_nothing,
+                loss_is_that_of_every_hold_and_the_next_is_new,
+                ended_session_loses_every_hold;
+            queue:
+                list_tells_who_holds_and_who_waits,
+                list_tells_every_holder_of_a_shared_lock,
+                watch_sees_who_joins_and_leaves,
+                watch_goes_on_after_a_cut_and_a_session,
+                watch_dropped_at_any_moment_misses_nothing,
+                revoke_reaches_the_holder_and_nobody_else,
+                revoke_before_the_holder_listens_is_heard,
+                revoke_picks_one_of_several_holders,
+                revoke_survives_a_lost_reply_and_a_cut,
+                break_lock_removes_that_holder_and_never_the_next,
+                break_lock_picks_one_of_several_holders,
+                break_lock_with_a_lost_reply_spares_the_next,
+                position_counts_who_is_ahead,
+                position_of_a_refused_attempt_is_none;
+            lock_delay:
+                release_and_drop_cause_no_pause,
+                withdrawing_at_any_moment_causes_no_pause,
+                ended_session_of_the_holder_causes_a_pause,
+                removed_holder_causes_a_pause,
+                second_loss_in_the_pause_begins_another,
+                withdrawing_in_the_pause_leaves_it_to_the_next,
+                removed_waiter_causes_no_pause,
+                who_did_not_ask_neither_waits_nor_makes_others_wait,
+                cut_off_holder_causes_a_pause_after_its_end;
+            wrong_use:
+                who_comes_to_another_recipe_is_told,
+                those_who_wait_are_not_disturbed,
+                two_recipes_in_the_same_moment_never_hold_both,
+                what_is_kept_beside_the_queue_is_one_recipes,
+                list_shows_what_should_not_be_there;
         }
         $crate::conformance! { @rules $test, $world;
             election:

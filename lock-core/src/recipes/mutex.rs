@@ -38,8 +38,10 @@ impl Mutex {
     /// session, an entry removed by hand. Gives delayed writes of the dead holder time to arrive or to be refused.
     /// Default: none. After a release there is no pause.
     ///
-    /// Everybody who uses the lock has to ask for it: one who does not neither waits nor makes others wait. Costs two more
-    /// requests at each grant and one at each release.
+    /// Everybody who uses the lock has to ask for it: one who does not neither waits nor makes others wait. The pause counts
+    /// from the moment in which the next holder would have been granted, because nobody may have seen the last one vanish;
+    /// [`try_lock`](Self::try_lock) takes that long then, too. [`Client::close`] lets go without releasing. Costs three more
+    /// requests at each grant and two at each release.
     #[must_use]
     pub fn with_lock_delay(mut self, delay: Duration) -> Self {
         self.delay = Some(LockDelay(delay));

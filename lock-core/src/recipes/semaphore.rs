@@ -127,7 +127,7 @@ impl Semaphore {
     }
 
     /// Changes the limit in the store, for everybody. Waiters notice at once; permits that are held stay held, so that a
-    /// lower limit is reached when enough of them have come back. Who still believes in the old limit is refused from now
+    /// lower limit is reached when enough of them have come back; so are those that are just being granted. Who still believes in the old limit is refused from now
     /// on; waiters for more permits than the new limit are refused, too.
     ///
     /// Returns the semaphore with the new limit.
