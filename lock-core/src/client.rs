@@ -18,7 +18,8 @@ use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::Queue;
 use crate::recipes::{
-    Barrier, CountDownLatch, DoubleBarrier, Election, MultiLock, Mutex, Owners, ReentrantMutex, RwLock, Semaphore,
+    Barrier, Condvar, CountDownLatch, DoubleBarrier, Election, MultiLock, Mutex, Owners, ReentrantMutex, RwLock,
+    Semaphore,
 };
 use crate::session::Live;
 
@@ -142,6 +143,14 @@ impl Client {
         Ok(Barrier::new(self.clone(), Name::new(name)?))
     }
 
+    /// A condition variable of this name, for mutexes of this client. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`].
+    pub fn condvar(&self, name: impl AsRef<str>) -> Result<Condvar> {
+        Ok(Condvar::new(self.clone(), Name::new(name)?))
+    }
+
     /// A double barrier of this name for `parties` parties; the same number everywhere. Makes no request.
     ///
     /// # Errors
@@ -226,6 +235,11 @@ impl Client {
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.inner.clock
+    }
+
+    /// Whether both are clones of one client.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     pub(crate) fn label(&self) -> Option<&str> {

@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::acquire::Request;
-use crate::backend::{Change, Entry, Kind, Placed, Session, Watch, Watched};
+use crate::backend::{Change, Dequeued, Entry, Kind, Placed, Session, Watch, Watched};
 use crate::clock::{Instant, sleep_until};
 use crate::error::{Error, Loss, Result};
 use crate::health::Health;
@@ -366,6 +366,22 @@ impl Guard {
             }
         });
         answered.await.unwrap_or(Release::Pending)
+    }
+
+    /// Gives the entry up and tells whether it was still there. Once an answer was lost, an entry that is absent may have
+    /// been removed by this. To be run to its end.
+    pub(crate) async fn take_back(self) -> Result<Dequeued> {
+        self.end();
+        let (live, entry) = (&self.live, &self.entry);
+        let asking = live.retry(|| live.session.dequeue(entry));
+        if let Ok(Ok(dequeued)) = tokio::time::timeout(live.session.ttl(), asking).await {
+            live.counters.dequeued.add_one();
+            return Ok(dequeued);
+        }
+        match live.remove(entry).await {
+            session::Removal::Removed | session::Removal::Absent => Ok(Dequeued::Absent),
+            session::Removal::SessionLost => Err(live.over()),
+        }
     }
 
     /// Removes the entry, in order.

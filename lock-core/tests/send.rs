@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use lock_core::memory::Memory;
 use lock_core::{
-    Barrier, Builder, Campaign, Candidate, Client, CountDownLatch, DoubleBarrier, Election, Error, Guard, Leader,
-    LeaderLatch, Leadership, Metrics, Mutex, Name, Observer, Party, Release, State, StateWatch, Stopper, Turn, Turns,
+    Barrier, Builder, Campaign, Candidate, Client, Condvar, CountDownLatch, DoubleBarrier, Election, Error, Guard,
+    Leader, LeaderLatch, Leadership, Metrics, Mutex, Name, Observer, Party, Release, State, StateWatch, Stopper, Turn,
+    Turns,
 };
 
 fn send_sync<T: Send + Sync + 'static>() {}
@@ -18,6 +19,7 @@ fn public_types_and_futures_can_cross_threads() {
     send_sync::<Builder>();
     send_sync::<Candidate>();
     send_sync::<Client>();
+    send_sync::<Condvar>();
     send_sync::<CountDownLatch>();
     send_sync::<DoubleBarrier>();
     send_sync::<Party>();
@@ -61,6 +63,13 @@ fn public_types_and_futures_can_cross_threads() {
         send_future(party.leave());
     }
     let _ = of_barriers;
+
+    fn of_condvars(condvar: &Condvar, guard: Guard, mutex: &Mutex) {
+        send_future(condvar.wait(guard, mutex));
+        send_future(condvar.notify_one());
+        send_future(condvar.notify_all());
+    }
+    let _ = of_condvars;
     send_sync::<LeaderLatch>();
     send_sync::<Stopper>();
     send_sync::<Turn>();

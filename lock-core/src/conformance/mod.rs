@@ -10,6 +10,7 @@
 //! can be waited for.
 
 pub mod barrier;
+pub mod condvar;
 pub mod count_down_latch;
 pub mod double_barrier;
 pub mod election;
@@ -290,6 +291,27 @@ macro_rules! conformance {
                 silence_longer_than_the_ttl_ends_an_entrant,
                 leaver_goes_on_over_the_next_session,
                 deadline_to_enter_holds_in_silence;
+            condvar:
+                notifying_one_wakes_the_longest_sleeping,
+                notifying_all_wakes_everybody_who_sleeps,
+                mutex_is_free_in_sleep_and_held_after_it,
+                notification_is_not_kept_for_later_sleepers,
+                no_notification_is_lost_between_release_and_sleep,
+                producers_and_consumers_lose_nothing,
+                deadline_of_a_sleep_passes_on_time_and_leaves_nothing,
+                notification_in_the_moment_of_a_deadline_wakes_somebody,
+                dropped_wait_releases_the_mutex_and_leaves_no_sleeper,
+                notification_of_a_dropped_wait_goes_to_the_next,
+                refuses_bad_input_and_releases_the_mutex,
+                lost_guard_does_not_sleep,
+                closing_the_client_wakes_nobody_and_leaves_no_sleeper,
+                ended_session_is_never_a_notification,
+                silence_longer_than_the_ttl_is_never_a_notification,
+                notification_into_short_silence_arrives,
+                cut_neither_wakes_nor_forgets_a_sleeper,
+                lost_replies_of_the_sleeper_change_nothing,
+                lost_replies_of_the_notifier_wake_rather_one_too_many,
+                cuts_at_any_moment_of_a_notification_wake_somebody;
         }
     };
     (@exclusive $test:meta, $world:expr, $group:ident, $subject:ident, $($more:ident),*) => {

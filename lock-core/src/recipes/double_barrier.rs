@@ -298,6 +298,7 @@ impl DoubleBarrier {
             let Watched::Present(watch) = live.retry(|| live.session.watch(&last.entry)).await? else { continue };
             live.counters.waits.add_one();
             tokio::select! {
+                biased;
                 _ = live.health.lost() => return Err(live.over()),
                 () = recheck() => {}
                 change = watch => match change {

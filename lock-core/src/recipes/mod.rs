@@ -1,6 +1,7 @@
 //! What users take: each recipe is a kind of entry, a way to wait, and a guard.
 
 mod barrier;
+mod condvar;
 mod count_down_latch;
 mod double_barrier;
 mod election;
@@ -12,8 +13,10 @@ mod reentrant_mutex;
 mod rounds;
 mod rw_lock;
 mod semaphore;
+mod sleep;
 
 pub use barrier::Barrier;
+pub use condvar::Condvar;
 pub use count_down_latch::CountDownLatch;
 pub use double_barrier::{DoubleBarrier, Party};
 pub use election::{
