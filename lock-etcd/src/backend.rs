@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::Config;
 use crate::endpoints::{Connection, Endpoints};
-use crate::error::{Failure, Meaning};
+use crate::error::{Failure, Meaning, all_keys};
 use crate::keys::session_key;
 use crate::session::EtcdSession;
 
@@ -43,7 +43,7 @@ impl Etcd {
 
     fn explain(&self, failure: Failure) -> Error {
         match failure.meaning {
-            Meaning::AccessDenied => failure.access_denied(&self.config),
+            Meaning::AccessDenied => failure.access_denied(&self.config, all_keys(&self.config)),
             Meaning::Refused | Meaning::NoSpace => failure.explain("open a session", "", &self.config),
             _ => Error::Unreachable {
                 endpoints: self.config.endpoints.join(","),

@@ -1,6 +1,6 @@
 //! A writer that goes on as a reader, in its place.
 
-use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp};
 use lock_core::Result;
 use lock_core::backend::{Entry, Kind};
 
@@ -23,18 +23,19 @@ impl EtcdSession {
     /// Marks the value of a writer. A request that was delayed on its way applies only to the value that was read for it.
     pub(crate) async fn turn_reader(&self, mine: &Entry) -> Result<Option<Entry>> {
         let (key, created) = keys::bytes(mine)?;
+        if !keys::is_of_session(&key, self.lease) {
+            return Ok(None);
+        }
         for _ in 0..TRIES {
             let range = self.get(DOWNGRADE, key.as_slice(), GetOptions::new()).await?;
-            let own = |kv: &&KeyValue| kv.create_revision() == created && kv.lease() == self.lease;
-            let Some(now) = range.kvs().first().filter(own) else { return Ok(None) };
+            let Some(now) = range.kvs().first().filter(|kv| kv.create_revision() == created) else { return Ok(None) };
             let (Kind::Write, value) = shown(now) else { return Ok(Some(mine.clone())) };
-            let put = PutOptions::new().with_ignore_lease();
             let turn = Txn::new()
                 .when([
                     Compare::create_revision(key.as_slice(), CompareOp::Equal, created),
                     Compare::mod_revision(key.as_slice(), CompareOp::Equal, now.mod_revision()),
                 ])
-                .and_then([TxnOp::put(key.as_slice(), stored(Kind::Read, value), Some(put))]);
+                .and_then([TxnOp::put(key.as_slice(), stored(Kind::Read, value), Some(self.put_with_lease()))]);
             match self.endpoints.txn(turn).await {
                 Ok(answer) if answer.succeeded() => return Ok(Some(mine.clone())),
                 // Written to or removed, or turned by an earlier request without an answer.

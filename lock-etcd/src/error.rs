@@ -79,21 +79,27 @@ impl Failure {
     pub(crate) fn explain(self, request: &'static str, session: &str, config: &Config) -> Error {
         match self.meaning {
             Meaning::LeaseNotFound => Error::SessionOver { session: session.to_owned() },
-            Meaning::AccessDenied => self.access_denied(config),
+            Meaning::AccessDenied => self.access_denied(config, all_keys(config)),
             Meaning::LeaseExists | Meaning::Refused | Meaning::NoSpace => Error::refused(request, self.cause),
             Meaning::StaleLogin | Meaning::Overloaded | Meaning::Unavailable => Error::unavailable(request, self.cause),
         }
     }
 
-    pub(crate) fn access_denied(self, config: &Config) -> Error {
-        let prefix = if config.namespace.is_empty() { String::new() } else { format!("{}/", config.namespace) };
+    /// `what` was to be used.
+    pub(crate) fn access_denied(self, config: &Config, what: String) -> Error {
         Error::AccessDenied {
             endpoints: config.endpoints.join(","),
             who: config.user().map_or_else(|| "a client without a login".into(), |user| format!("user {user:?}")),
-            what: format!("keys that start with {prefix:?}"),
+            what,
             source: self.source(),
         }
     }
+}
+
+/// The keys of a namespace, for error messages.
+pub(crate) fn all_keys(config: &Config) -> String {
+    let prefix = if config.namespace.is_empty() { String::new() } else { format!("{}/", config.namespace) };
+    format!("keys that start with {prefix:?}")
 }
 
 impl From<EtcdError> for Failure {
@@ -126,7 +132,11 @@ fn meaning(message: &str) -> Meaning {
         | "user name not found"
         | "authentication is not enabled" => Meaning::AccessDenied,
         "mvcc: database space exceeded" => Meaning::NoSpace,
-        "request is too large" | "too large lease TTL" => Meaning::Refused,
+        "request is too large"
+        | "too large lease TTL"
+        | "too many operations in txn request"
+        | "duplicate key given in txn request"
+        | "key is not provided" => Meaning::Refused,
         // A user's permissions, or the members' memory of tokens, changed.
         "invalid auth token" | "revision of auth store is old" => Meaning::StaleLogin,
         "too many requests" => Meaning::Overloaded,
@@ -138,7 +148,7 @@ fn remedy(message: &str) -> &'static str {
     match meaning(message) {
         Meaning::NoSpace => "; compact and defragment etcd, then disarm its alarm (etcdctl alarm disarm)",
         Meaning::Refused if message.ends_with("too large") => {
-            "; shorten the label, or raise etcd's --max-request-bytes"
+            "; send less, such as a shorter label, or raise etcd's --max-request-bytes"
         }
         _ => "",
     }
@@ -173,6 +183,9 @@ mod tests {
             ("etcdserver: authentication failed, invalid user ID or password", Meaning::AccessDenied),
             ("etcdserver: user name is empty", Meaning::AccessDenied),
             ("etcdserver: request is too large", Meaning::Refused),
+            ("etcdserver: too many operations in txn request", Meaning::Refused),
+            ("etcdserver: duplicate key given in txn request", Meaning::Refused),
+            ("etcdserver: key is not provided", Meaning::Refused),
             ("etcdserver: mvcc: database space exceeded", Meaning::NoSpace),
             ("etcdserver: revision of auth store is old", Meaning::StaleLogin),
             ("etcdserver: invalid auth token", Meaning::StaleLogin),

@@ -42,6 +42,11 @@ fn marked_kind(name: &str) -> Option<Kind> {
     }
 }
 
+/// Whether the key of an entry was made by this session. Its lease may tell otherwise: somebody else may have written to it.
+pub(crate) fn is_of_session(key: &[u8], lease: i64) -> bool {
+    key[prefix_of(key).len()..].starts_with(format!("{lease:x}-").as_bytes())
+}
+
 /// The key of a session itself. `%session` is no escaped name, so no queue has these keys.
 pub(crate) fn session_key(namespace: &str, lease: i64) -> String {
     within(namespace, &format!("%session/{lease:x}"))
@@ -176,6 +181,13 @@ mod tests {
             assert!(bytes(&entry(garbage)).is_err(), "{garbage:?}");
         }
         assert!(bytes(&Entry { key: "l/x".into(), incarnation: u64::MAX }).is_err());
+    }
+
+    #[test]
+    fn a_key_tells_its_session() {
+        let key = key("ns", "l", Kind::Write);
+        assert!(is_of_session(key.as_bytes(), 0x694d));
+        assert!(!is_of_session(key.as_bytes(), 0x694) && !is_of_session(key.as_bytes(), 0x694d0));
     }
 
     #[test]

@@ -16,13 +16,23 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Needs etcd 3.4 or later.
+//! # In the store
+//! The keys of a queue start with `<namespace>/<name>/`, and end in what they ask for, if that is not a mutex. Clients of
+//! Go's `concurrency.Mutex` and `concurrency.Election`, `etcdctl lock` and `etcdctl elect` queue with this library when they
+//! use the same prefix. The record of a queue is the key `<namespace>/%record/<name>`, without a lease. A session keeps one
+//! more key, `<namespace>/%session/<lease id>`, with its owner as value.
+//!
+//! What a lock protects may be in etcd itself: see [`Guarded`].
+//!
+//! # Requirements
+//! etcd 3.4 or later.
 
 mod backend;
 mod config;
 mod downgrade;
 mod endpoints;
 mod error;
+mod guarded;
 mod keys;
 mod queue;
 mod renewal;
@@ -34,3 +44,4 @@ mod watches;
 
 pub use backend::Etcd;
 pub use config::{Config, Tls};
+pub use guarded::{Conflict, Guarded, GuardedError};
