@@ -157,6 +157,11 @@ pub async fn write(session: &Arc<dyn Session>, entry: &Entry, version: u64, valu
     session.write(entry, version, value).await.unwrap_or_else(|error| panic!("write: {error}"))
 }
 
+/// Turns a writer's entry into a reader's; the entry that it is then.
+pub async fn downgrade(session: &Arc<dyn Session>, mine: &Entry) -> Option<Entry> {
+    retried("downgrade", || session.downgrade(mine)).await
+}
+
 /// Removes an entry.
 pub async fn dequeue(session: &Arc<dyn Session>, entry: &Entry) -> Dequeued {
     retried("dequeue", || session.dequeue(entry)).await

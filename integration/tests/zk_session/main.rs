@@ -5,6 +5,8 @@
 
 mod access;
 mod ambiguous;
+#[path = "../session/mod.rs"]
+mod both;
 mod downgrade;
 mod guarded;
 mod queue;
@@ -17,11 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use integration::session::{
-    Attempt, ahead, dequeue, enqueue, enqueue_kind, keys, lost, mutex, placed, queue, read, retried, watch,
+    Attempt, ahead, dequeue, downgrade, enqueue, enqueue_kind, keys, lost, mutex, placed, queue, read, retried, watch,
     watch_queue, write,
 };
 use integration::{ZooKeeper, ZooKeeperOptions, eventually};
 use lock_core::backend::{Backend, Session};
+
+type Server = ZooKeeper;
 
 const OWNER: &[u8] = b"tests";
 

@@ -1,45 +1,11 @@
-//! Values of entries and records, and who owns a session.
+//! What is ZooKeeper's own about values and owners.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use integration::{Action, Cut, Direction, Mode, PATIENCE, Proxy, When, ZooKeeper, eventually};
+use integration::{PATIENCE, ZooKeeper};
 use lock_core::Error;
-use lock_core::backend::{Change, Content, Entry, Kind, Session, Watched, Written};
+use lock_core::backend::{Change, Watched, Written};
 use tokio::time::timeout;
 
-use crate::{Attempt, OWNER, dequeue, enqueue, keys, open, open_with, queue, read, retried, until_gone, watch, write};
-
-async fn version(session: &Arc<dyn Session>, entry: &Entry) -> u64 {
-    read(session, entry).await.unwrap().version
-}
-
-#[tokio::test]
-async fn an_entry_is_written_by_anybody_and_keeps_its_place_and_owner() {
-    let zookeeper = ZooKeeper::single().await.unwrap();
-    let (a, b) = (open(&zookeeper.endpoint(0)).await, open(&zookeeper.endpoint(0)).await);
-    let queue = queue();
-    let (first, second) = (enqueue(&a, &queue).await, enqueue(&b, &queue).await);
-    let before = read(&b, &first.entry).await.unwrap();
-    assert_eq!(before.value, b"value");
-    assert_eq!(write(&b, &first.entry, before.version, b"other").await, Written::Done);
-    let after = read(&a, &first.entry).await.unwrap();
-    assert_eq!((&after.value[..], after.version > before.version), (&b"other"[..], true));
-    assert_eq!(write(&b, &first.entry, before.version, b"late").await, Written::Conflict);
-    for never in [0, after.version + 1, u64::from(u32::MAX), 1 << 40] {
-        assert_eq!(b.write(&first.entry, never, b"late").await.unwrap_or(Written::Conflict), Written::Conflict);
-    }
-    assert_eq!(read(&b, &first.entry).await.unwrap(), after);
-
-    let entries = a.entries(&queue, usize::MAX).await.unwrap();
-    assert_eq!(entries[0].value, b"other");
-    assert_eq!((entries[0].token, &entries[0].session), (Some(first.token), &a.id()));
-    a.close().await.unwrap();
-    assert_eq!(keys(&b, &queue).await, [second.entry.key]);
-    assert_eq!(read(&b, &first.entry).await, None);
-    assert_eq!(write(&b, &first.entry, after.version, b"late").await, Written::Conflict);
-    assert_eq!(write(&b, &first.entry, 0, b"late").await, Written::Conflict);
-}
+use crate::{Attempt, OWNER, enqueue, open, queue, read, retried, until_gone, watch, write};
 
 /// What a node's version would mean to the server when it is -1: any.
 #[tokio::test]
@@ -52,147 +18,20 @@ async fn no_version_overwrites_whatever_is_there() {
     assert_eq!(read(&session, &entry).await.unwrap().value, b"value");
 }
 
+/// Its parents are not of the kind that the server removes when they stay empty.
 #[tokio::test]
-async fn a_record_outlives_its_writer_and_no_version_comes_back() {
+async fn a_record_stays_until_an_operator_deletes_it() {
     let zookeeper = ZooKeeper::single().await.unwrap();
     let (a, b) = (open(&zookeeper.endpoint(0)).await, open(&zookeeper.endpoint(0)).await);
-    let queue = queue();
-    let record = a.record(&queue);
-    assert_eq!(read(&b, &record).await, Some(Content::default()));
-    assert_eq!(write(&a, &record, 1, b"early").await, Written::Conflict);
-    assert_eq!(write(&a, &record, 0, b"one").await, Written::Done);
-    assert_eq!(write(&b, &record, 0, b"late").await, Written::Conflict);
-    let one = read(&b, &record).await.unwrap();
-    assert_eq!(one.value, b"one");
-    a.close().await.unwrap();
-    assert_eq!(read(&b, &record).await.unwrap(), one);
-
-    // Empty again, and what was delayed since does not fit.
-    assert_eq!(write(&b, &record, one.version, b"").await, Written::Done);
-    let empty = read(&b, &record).await.unwrap();
-    assert!(empty.value.is_empty());
-    for late in [0, one.version] {
-        assert_eq!(write(&b, &record, late, b"late").await, Written::Conflict);
-    }
-    assert_eq!(write(&b, &record, empty.version, &[7; 64 * 1024]).await, Written::Done);
-    assert_eq!(read(&b, &record).await.unwrap().value.len(), 64 * 1024);
-
-    // Not in the way of the queue, nor of others' records.
-    assert!(keys(&b, &queue).await.is_empty());
-    assert_eq!(read(&b, &b.record(&crate::queue())).await, Some(Content::default()));
-    // It stays: its parents are not of the kind that the server removes.
+    let record = a.record(&queue());
+    assert_eq!(write(&a, &record, 0, b"x").await, Written::Done);
     let admin = zookeeper.admin().await.unwrap();
     for node in ["/locks/%record", &record.key] {
         let stat = admin.client().check_stat(node).await.unwrap().unwrap();
         assert_eq!(stat.ephemeral_owner, 0, "{node}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_write_of_many_writers_is_lost() {
-    let zookeeper = ZooKeeper::single().await.unwrap();
-    let queue = queue();
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..4 {
-        let (session, queue) = (open(&zookeeper.endpoint(0)).await, queue.clone());
-        tasks.spawn(async move {
-            let record = session.record(&queue);
-            for _ in 0..25 {
-                loop {
-                    let Content { mut value, version } = read(&session, &record).await.unwrap();
-                    value.push(b'x');
-                    if write(&session, &record, version, &value).await == Written::Done {
-                        break;
-                    }
-                }
-            }
-        });
-    }
-    tasks.join_all().await;
-    let session = open(&zookeeper.endpoint(0)).await;
-    assert_eq!(read(&session, &session.record(&queue)).await.unwrap().value.len(), 100);
-}
-
-/// The answer is lost, so it may or may not have been applied; once or not at all.
-#[tokio::test]
-async fn a_write_without_an_answer_is_applied_once_and_repeated_in_vain() {
-    let zookeeper = ZooKeeper::single().await.unwrap();
-    let other = open(&zookeeper.endpoint(0)).await;
-    // The directory of records is made with the first one, in requests of its own.
-    write(&other, &other.record(&queue()), 0, b"x").await;
-    for cut in [Cut::Fin, Cut::Rst] {
-        let proxy = Proxy::start(zookeeper.addr(0)).await.unwrap();
-        let session = open(&proxy.endpoint()).await;
-        let queue = queue();
-        let entry = enqueue(&session, &queue).await.entry;
-        for place in [entry, session.record(&queue)] {
-            let before = version(&session, &place).await;
-            let request = When::Contains(b"applied".to_vec());
-            let sent = proxy.after(Direction::ToServer, request, Action::Set(Direction::ToClient, Mode::Hold));
-            let writing = tokio::spawn({
-                let (session, place) = (session.clone(), place.clone());
-                async move { session.write(&place, before, b"applied").await }
-            });
-            sent.fired().await.unwrap();
-            let applied = || async { (version(&other, &place).await > before).then_some(()) };
-            eventually("the write to be applied", PATIENCE, applied).await.unwrap();
-            proxy.cut(cut).await.unwrap();
-            let answer = writing.await.unwrap();
-            assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
-            proxy.heal().await.unwrap();
-            let again = retried("write", || session.write(&place, before, b"again")).await;
-            assert_eq!(again, Written::Conflict);
-            assert_eq!(read(&other, &place).await.unwrap().value, b"applied");
-        }
-    }
-}
-
-/// A read on one server sees what was written on another before it began.
-#[tokio::test]
-async fn a_read_sees_what_another_server_was_told_before() {
-    let zookeeper = ZooKeeper::cluster(3).await.unwrap();
-    let sessions =
-        [open(&zookeeper.endpoint(0)).await, open(&zookeeper.endpoint(1)).await, open(&zookeeper.endpoint(2)).await];
-    let queue = queue();
-    let record = sessions[0].record(&queue);
-    for round in 0..60 {
-        let writer = &sessions[round % 3];
-        let value = round.to_string().into_bytes();
-        assert_eq!(write(writer, &record, version(writer, &record).await, &value).await, Written::Done);
-        assert_eq!(read(&sessions[(round + 1) % 3], &record).await.unwrap().value, value);
-        let entry = enqueue(writer, &queue).await.entry;
-        assert_eq!(keys(&sessions[(round + 2) % 3], &queue).await, std::slice::from_ref(&entry.key));
-        assert!(read(&sessions[(round + 1) % 3], &entry).await.is_some());
-        dequeue(writer, &entry).await;
-    }
-}
-
-#[tokio::test]
-async fn a_record_is_watched_before_and_after_it_is_first_written() {
-    let zookeeper = ZooKeeper::single().await.unwrap();
-    let proxy = Proxy::start(zookeeper.addr(0)).await.unwrap();
-    let (a, b) = (open(&zookeeper.endpoint(0)).await, open(&proxy.endpoint()).await);
-    let record = a.record(&queue());
-    for round in 0..4 {
-        let mut changed = watch(&b, &record).await;
-        assert!(timeout(Duration::from_millis(50), &mut changed).await.is_err());
-        assert_eq!(write(&a, &record, version(&a, &record).await, b"x").await, Written::Done);
-        assert_eq!(timeout(PATIENCE, changed).await, Ok(Change::Updated), "{round}");
-    }
-    // Over a reconnect, too: of a record that is there and of one that is not.
-    for record in [record, a.record(&queue())] {
-        let changed = watch(&b, &record).await;
-        proxy.refuse(true).await.unwrap();
-        proxy.cut(Cut::Rst).await.unwrap();
-        assert_eq!(write(&a, &record, version(&a, &record).await, b"y").await, Written::Done);
-        proxy.heal().await.unwrap();
-        timeout(PATIENCE, changed).await.unwrap();
-    }
-    // By an operator.
-    let record = a.record(&queue());
-    assert_eq!(write(&a, &record, 0, b"x").await, Written::Done);
     let changed = watch(&b, &record).await;
-    zookeeper.admin().await.unwrap().delete(&record.key).await.unwrap();
+    admin.delete(&record.key).await.unwrap();
     assert_eq!(timeout(PATIENCE, changed).await, Ok(Change::Updated));
     assert!(matches!(b.watch(&record).await.unwrap(), Watched::Present(_)));
 }
@@ -222,34 +61,4 @@ async fn the_owner_of_a_live_session_is_told_whatever_its_node_is_called() {
     a.close().await.unwrap();
     until_gone(&zookeeper, &id, PATIENCE).await;
     assert_eq!(retried("owner", || b.owner(&id)).await, None);
-}
-
-#[tokio::test]
-async fn each_kind_is_told_to_those_behind_and_found_again() {
-    let zookeeper = ZooKeeper::single().await.unwrap();
-    let session = open_with(&zookeeper.endpoint(0), "timeout=6s").await;
-    let queue = queue();
-    let kinds = [
-        Kind::Exclusive,
-        Kind::Read,
-        Kind::Write,
-        Kind::Permits(1),
-        Kind::Permits(u32::MAX),
-        Kind::Candidate,
-        Kind::Member,
-        Kind::Party,
-        Kind::Sleeper,
-    ];
-    let mut entries = Vec::new();
-    for kind in kinds {
-        let attempt = Attempt::of_kind(&queue, kind);
-        let placed = crate::placed(attempt.enqueue(&session).await);
-        assert_eq!(attempt.adopt(&session).await.unwrap().entry, placed.entry);
-        entries.push(placed.entry);
-    }
-    let last = entries.last().unwrap();
-    let ahead = session.ahead(last, usize::MAX).await.unwrap().unwrap();
-    assert!(ahead.nearest.iter().map(|other| other.kind).eq(kinds[..8].iter().rev().copied()));
-    let listed = session.entries(&queue, usize::MAX).await.unwrap();
-    assert!(listed.iter().map(|entry| entry.kind).eq(kinds));
 }
