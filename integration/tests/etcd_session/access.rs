@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use integration::{Etcd, EtcdOptions, Mode, PATIENCE, Port, Proxy, Tls, eventually};
 use lock_core::Error;
-use lock_core::backend::{Change, Dequeued};
+use lock_core::backend::{Change, Dequeued, Kind, Written};
 use tokio::time::{Instant, timeout};
 
-use crate::{Attempt, dequeue, enqueue, queue, renew, try_open, watch};
+use crate::{Attempt, OWNER, dequeue, enqueue, enqueue_kind, queue, read, renew, try_open, watch, watch_queue, write};
 
 async fn with_auth() -> Etcd {
     Etcd::start(EtcdOptions { auth: true, ..EtcdOptions::default() }).await.unwrap()
@@ -33,6 +33,14 @@ async fn a_user_with_rights_on_the_prefix_suffices() {
         let entry = enqueue(&session, &queue).await.entry;
         let removal = watch(&session, &entry).await;
         assert_eq!(session.entries(&queue, usize::MAX).await.unwrap().len(), 1);
+        let record = session.record(&queue);
+        assert_eq!(write(&session, &record, 0, b"x").await, Written::Done);
+        assert_eq!(read(&session, &record).await.unwrap().value, b"x");
+        assert_eq!(session.owner(&session.id()).await.unwrap().as_deref(), Some(OWNER));
+        let stir = watch_queue(&session, &queue).await;
+        let writer = enqueue_kind(&session, &queue, Kind::Write).await.entry;
+        timeout(PATIENCE, stir).await.unwrap();
+        assert_eq!(session.downgrade(&writer).await.unwrap(), Some(writer));
         assert_eq!(dequeue(&session, &entry).await, Dequeued::Removed);
         assert_eq!(timeout(PATIENCE, removal).await.unwrap(), Change::Removed);
         session.close().await.unwrap();
@@ -72,6 +80,9 @@ async fn rights_that_are_taken_away_are_told() {
     let error = Attempt::new(&queue).enqueue(&session).await.unwrap_err();
     assert!(matches!(error, Error::AccessDenied { .. }) && error.to_string().contains("\"locks/\""), "{error}");
     assert!(matches!(session.watch(&entry).await, Err(Error::AccessDenied { .. })));
+    assert!(matches!(session.watch_queue(&queue).await, Err(Error::AccessDenied { .. })));
+    assert!(matches!(session.read(&entry).await, Err(Error::AccessDenied { .. })));
+    assert!(matches!(session.write(&session.record(&queue), 0, b"x").await, Err(Error::AccessDenied { .. })));
     // Nobody knows what became of it, and nobody may look.
     let attempt = Attempt::new(&queue);
     assert!(matches!(session.adopt(&attempt.request()).await, Err(Error::Unavailable { .. })));

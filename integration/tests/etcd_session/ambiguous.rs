@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use integration::{Action, Cut, Direction, Etcd, Mode, PATIENCE, Proxy, When, eventually};
 use lock_core::Error;
-use lock_core::backend::{Dequeued, Session};
+use lock_core::backend::{Dequeued, Kind, Session, Written};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
-use crate::{Attempt, NAMESPACE, enqueue, keys, lease, lost, open, open_over_two, placed, queue, try_open};
+use crate::{
+    Attempt, NAMESPACE, enqueue, enqueue_kind, keys, lease, lost, open, open_over_two, placed, queue, read, try_open,
+    write,
+};
 
 /// Applied, and the answer lost, by an end of file, by a reset and by silence.
 #[tokio::test]
@@ -109,6 +112,66 @@ async fn a_delayed_enqueue_is_never_applied_once_settled() {
     }
 }
 
+/// Writes that get stuck on their way: to an entry, to a record, and to turn a writer into a reader. Others may write
+/// meanwhile. Returns how many the server began with, and how many were applied.
+async fn write_late(etcd: &Etcd, overtake: bool) -> (f64, usize) {
+    let (session, proxy, _spare) = open_over_two(etcd, "ttl=3s").await;
+    let other = open(&etcd.endpoint(0)).await;
+    let queue = queue();
+    let entry = enqueue(&session, &queue).await.entry;
+    let writer = enqueue_kind(&session, &queue, Kind::Write).await.entry;
+    let places = [entry, session.record(&queue), writer.clone()];
+    let version = async |place| read(&session, place).await.unwrap().version;
+    let (of_entry, of_record) = (version(&places[0]).await, version(&places[1]).await);
+    let request = When::Contains(b"__READ__".to_vec());
+    let stuck = proxy.before(Direction::ToServer, request, Action::Set(Direction::ToServer, Mode::Hold));
+    let writes = async {
+        stuck.fired().await.unwrap();
+        tokio::join!(session.write(&places[0], of_entry, b"late"), session.write(&places[1], of_record, b"late"))
+    };
+    let (turned, (first, second)) = tokio::join!(session.downgrade(&writer), writes);
+    assert!(matches!(turned, Err(Error::Unavailable { .. })), "{turned:?}");
+    for written in [first, second] {
+        assert!(matches!(written, Err(Error::Unavailable { .. })), "{written:?}");
+    }
+    if overtake {
+        for place in &places {
+            let version = read(&other, place).await.unwrap().version;
+            assert_eq!(write(&other, place, version, b"newer").await, Written::Done);
+        }
+    }
+    let before = begun(etcd).await;
+    proxy.heal().await.unwrap();
+    let all = || async { (begun(etcd).await >= before + 3.0).then_some(()) };
+    // Those that have not arrived by then never will: their connection has ended.
+    let _ = eventually("the delayed requests to arrive", Duration::from_secs(1), all).await;
+    let begun = begun(etcd).await - before;
+    // What comes through the server's log after the delayed requests is applied after them.
+    etcd.ctl(&["put", "behind", "it"]).await.unwrap();
+    let mut applied = usize::from(other.entries(&queue, 2).await.unwrap()[1].kind == Kind::Read);
+    for place in &places {
+        applied += usize::from(read(&other, place).await.unwrap().value == b"late");
+    }
+    session.close().await.unwrap();
+    (begun, applied)
+}
+
+/// What a delayed write compares is not there any more, with the proof that it would be applied otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delayed_write_does_not_undo_a_later_one() {
+    const ROUNDS: usize = 60;
+    let etcd = Etcd::single().await.unwrap();
+    let (mut overtaken, mut applied, mut rounds) = (0.0, 0, 0);
+    while overtaken < 6.0 || applied < 3 {
+        assert!(rounds < ROUNDS, "too few requests arrived: {overtaken} overtaken, {applied} not");
+        rounds += 1;
+        let (begun, undone) = write_late(&etcd, true).await;
+        assert_eq!(undone, 0, "of {begun} that arrived");
+        overtaken += begun;
+        applied += write_late(&etcd, false).await.1;
+    }
+}
+
 /// Settling one attempt does not disturb the others that are under way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn enqueues_go_on_while_others_are_settled() {
@@ -186,6 +249,8 @@ async fn every_call_ends_within_half_a_ttl_in_silence() {
     let (session, proxy, spare) = open_over_two(&etcd, "ttl=6s").await;
     let queue = queue();
     let entry = enqueue(&session, &queue).await.entry;
+    let writer = enqueue_kind(&session, &queue, Kind::Write).await.entry;
+    let (record, id) = (session.record(&queue), session.id());
     for proxy in [&proxy, &spare] {
         proxy.set_both(Mode::Hold);
     }
@@ -201,6 +266,14 @@ async fn every_call_ends_within_half_a_ttl_in_silence() {
             async { assert!(matches!(session.watch(&entry).await, Err(Error::Unavailable { .. }))) },
             async { assert!(matches!(session.dequeue(&entry).await, Err(Error::Unavailable { .. }))) },
             async { assert!(matches!(session.entries(&queue, usize::MAX).await, Err(Error::Unavailable { .. }))) },
+            async { assert!(matches!(session.entries(&queue, 1).await, Err(Error::Unavailable { .. }))) },
+            async { assert!(matches!(session.watch_queue(&queue).await, Err(Error::Unavailable { .. }))) },
+            async { assert!(matches!(session.watch(&record).await, Err(Error::Unavailable { .. }))) },
+            async { assert!(matches!(session.read(&entry).await, Err(Error::Unavailable { .. }))) },
+            async { assert!(matches!(session.write(&record, 0, b"x").await, Err(Error::Unavailable { .. }))) },
+            async { assert!(matches!(session.write(&writer, 1 << 32, b"x").await, Err(Error::Unavailable { .. }))) },
+            async { assert!(matches!(session.downgrade(&writer).await, Err(Error::Unavailable { .. }))) },
+            async { assert!(matches!(session.owner(&id).await, Err(Error::Unavailable { .. }))) },
         );
     };
     timeout(limit, all).await.expect("every call has ended");

@@ -5,17 +5,27 @@
 
 mod access;
 mod ambiguous;
+#[path = "../session/mod.rs"]
+mod both;
+mod guarded;
 mod queue;
+mod queue_watch;
 mod stale_leader;
 mod validity;
+mod values;
 mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use integration::session::{Attempt, ahead, dequeue, enqueue, keys, lost, mutex, placed, queue, retried, watch};
+use integration::session::{
+    Attempt, ahead, dequeue, downgrade, enqueue, enqueue_kind, keys, lost, mutex, placed, queue, read, retried, watch,
+    watch_queue, write,
+};
 use integration::{Etcd, Proxy, eventually};
 use lock_core::backend::{Backend, Session};
+
+type Server = Etcd;
 
 const OWNER: &[u8] = b"tests";
 const NAMESPACE: &str = "locks";

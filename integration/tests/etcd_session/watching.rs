@@ -11,11 +11,11 @@ use tokio::time::timeout;
 
 use crate::{ahead, all_endpoints, dequeue, enqueue, keys, mutex, open, open_with, queue, watch};
 
-async fn watchers(etcd: &Etcd) -> f64 {
+pub(crate) async fn watchers(etcd: &Etcd) -> f64 {
     etcd.metrics(0).await.unwrap()["etcd_debugging_mvcc_watcher_total"]
 }
 
-async fn until_watchers(etcd: &Etcd, n: f64) {
+pub(crate) async fn until_watchers(etcd: &Etcd, n: f64) {
     let reached = || async { (watchers(etcd).await == n).then_some(()) };
     eventually(format!("{n} watchers on the server"), PATIENCE, reached).await.unwrap();
 }
