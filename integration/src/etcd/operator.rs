@@ -3,7 +3,7 @@
 use std::process::{Output, Stdio};
 
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::{Etcd, program};
 use crate::wait::eventually;
@@ -39,6 +39,16 @@ impl Etcd {
         let output = self.etcdctl(urls, args).output().await;
         let output = output.map_err(|source| Error::Spawn { program: "etcdctl".into(), source })?;
         text(output, args)
+    }
+
+    /// Starts `etcdctl` as [`ctl`](Self::ctl) does, for a command that goes on until it is interrupted, such as `elect`. Its output is piped; it is killed when dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Spawn`] when there is no such program.
+    pub fn ctl_in_background(&self, args: &[&str]) -> Result<Child> {
+        let child = self.etcdctl(&self.urls(), args).spawn();
+        child.map_err(|source| Error::Spawn { program: "etcdctl".into(), source })
     }
 
     /// The node that all active nodes take for the leader, and which is active itself; waits up to [`PATIENCE`] for it.
