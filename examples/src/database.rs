@@ -58,7 +58,7 @@ impl Resource for Database {
     const WORST_MOMENT: &'static str = "in the middle of a query, with its connections open";
 
     fn is_worst_moment(&self, _: &u32) -> bool {
-        self.lock().queries >= self.to_come / 3
+        self.lock().queries >= self.to_come / 10
     }
 
     /// When the others use all connections, those of the interrupted process among them.

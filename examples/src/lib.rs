@@ -10,6 +10,7 @@ pub mod database;
 pub mod fault;
 pub mod fleet;
 pub mod history;
+pub mod jobs;
 pub mod ledger;
 pub mod orders;
 pub mod report;

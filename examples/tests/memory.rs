@@ -17,9 +17,10 @@ const POOL: Example = Example { program: "connection_pool", path: env!("CARGO_BI
 const CACHE: Example = Example { program: "cache_refresh", path: env!("CARGO_BIN_EXE_cache_refresh") };
 const TRANSFER: Example = Example { program: "transfer", path: env!("CARGO_BIN_EXE_transfer") };
 const CONSUMER: Example = Example { program: "queue_consumer", path: env!("CARGO_BIN_EXE_queue_consumer") };
+const SCHEDULER: Example = Example { program: "job_scheduler", path: env!("CARGO_BIN_EXE_job_scheduler") };
 const CONFIG: Example = Example { program: "config_store", path: env!("CARGO_BIN_EXE_config_store") };
 
-const ALL: [&Example; 5] = [&POOL, &CACHE, &TRANSFER, &CONSUMER, &CONFIG];
+const ALL: [&Example; 6] = [&POOL, &CACHE, &SCHEDULER, &TRANSFER, &CONSUMER, &CONFIG];
 
 impl Example {
     fn command(&self, args: &str) -> Command {
@@ -33,13 +34,14 @@ impl Example {
     }
 
     /// Runs it; all its claims must hold, and these lines be among what it says.
-    fn is_right(&self, args: &str, lines: &[&str]) {
+    fn is_right(&self, args: &str, lines: &[&str]) -> String {
         let output = self.output(args);
         let said = text(&output.stdout);
         assert!(output.status.success() && !said.contains("WRONG"), "{} {args}: {output:?}", self.program);
         for line in lines {
             assert!(said.contains(line), "{} {args}: no {line:?} in {said}", self.program);
         }
+        said.to_owned()
     }
 }
 
@@ -67,6 +69,19 @@ fn a_cache_is_refreshed_by_one_at_a_time() {
 fn a_cache_is_refreshed_by_the_next_when_one_dies_or_stands_still() {
     CACHE.is_right("--kill", &["is killed", "right the others went on without it"]);
     CACHE.is_right("--stall", &["is stopped", "right what came late was refused"]);
+}
+
+#[test]
+fn jobs_are_done_once_by_one_leader_after_the_other() {
+    let said = SCHEDULER.is_right("", &["right each job was done once at each tick", "right all jobs were done"]);
+    assert_eq!(said.matches(" for 20 jobs").count(), 3, "each process leads for its term: {said}");
+    SCHEDULER.is_right("--ticks 5 --term 1 --workers 2 --every 10ms", &["right all jobs were done"]);
+}
+
+#[test]
+fn jobs_are_done_once_when_a_leader_dies_or_stands_still() {
+    SCHEDULER.is_right("--kill", &["is killed", "right all jobs were done", "right the others went on without it"]);
+    SCHEDULER.is_right("--stall", &["is stopped", "right all jobs were done", "right what came late was refused"]);
 }
 
 #[test]
@@ -135,6 +150,8 @@ fn wrong_usage_says_what_to_do_and_ends_with_2() {
         (&TRANSFER, "--kill --stall", "cannot be used with"),
         (&CONSUMER, "--effort 5", "'--effort <TIME>'"),
         (&CONSUMER, "--lock=", "it is empty"),
+        (&SCHEDULER, "--ticks 0", "'--ticks <N>'"),
+        (&SCHEDULER, "--election=", "it is empty"),
         (&CONFIG, "--changes 0", "'--changes <N>'"),
     ] {
         let output = run.output(args);
@@ -153,8 +170,14 @@ fn work_that_is_over_before_a_process_can_be_interrupted_is_no_success() {
 
 #[test]
 fn interrupted_they_tell_what_they_saw_until_then() {
-    let endless =
-        ["--rounds 1000000", "--refreshes 1000000", "--transfers 1000000", "--orders 1000000", "--changes 1000000"];
+    let endless = [
+        "--rounds 1000000",
+        "--refreshes 1000000",
+        "--ticks 1000000",
+        "--transfers 1000000",
+        "--orders 1000000",
+        "--changes 1000000",
+    ];
     for (run, args) in ALL.into_iter().zip(endless) {
         let mut child = run.command(args).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());

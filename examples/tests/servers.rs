@@ -1,4 +1,4 @@
-//! `workers` as processes that share a lock on real servers, some of which are killed while it runs.
+//! The examples as processes that share locks on real servers, some of which are killed while they run.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -170,6 +170,63 @@ async fn a_zookeeper_leader_and_a_worker_process_are_killed() {
     let leader = zk.leader().await.unwrap();
     let url = format!("zk://{}/locks", zk.connect_string());
     kills_are_survived(&url, || zk.kill(leader).unwrap(), async || zk.restart(leader).await.unwrap()).await;
+}
+
+/// The examples beside `workers`, and what makes them run for long enough that others can go on without one process.
+const EXAMPLES: [(&str, &str); 6] = [
+    (env!("CARGO_BIN_EXE_connection_pool"), "--rounds 200 --connections 8"),
+    (env!("CARGO_BIN_EXE_cache_refresh"), ""),
+    (env!("CARGO_BIN_EXE_job_scheduler"), ""),
+    (env!("CARGO_BIN_EXE_transfer"), ""),
+    (env!("CARGO_BIN_EXE_queue_consumer"), ""),
+    (env!("CARGO_BIN_EXE_config_store"), ""),
+];
+
+/// All claims of all examples hold when a process is killed, and when one is stopped for longer than the ttl.
+fn the_examples_survive(url: &str) {
+    let run = |fault: &str, (program, args): (&str, &str)| {
+        let output = Command::new(program)
+            .args(["--backend", url, "--ttl", "5s", fault])
+            .args(args.split_whitespace())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && !said.contains("WRONG"), "{program} {fault}: {output:?}");
+        assert!(said.contains("right the others went on without it"), "{program} {fault}: {said}");
+        match fault {
+            "--kill" => assert!(said.contains("was killed by signal 9"), "{program}: {said}"),
+            _ => assert!(said.contains("right what came late was refused"), "{program}: {said}"),
+        }
+    };
+    // Most of the time they wait for the end of a ttl.
+    std::thread::scope(|scope| {
+        for pair in EXAMPLES.chunks(2) {
+            scope.spawn(|| pair.iter().for_each(|example| run("--kill", *example)));
+        }
+    });
+    std::thread::scope(|scope| {
+        // A connection of a stopped process stays open, which no semaphore can prevent.
+        for pair in EXAMPLES[1..].chunks(2) {
+            scope.spawn(|| pair.iter().for_each(|example| run("--stall", *example)));
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_on_etcd() {
+    let _alone = one_at_a_time().await;
+    let etcd = Etcd::single().await.unwrap();
+    let url = format!("etcd://{}/examples", etcd.endpoint(0));
+    tokio::task::spawn_blocking(move || the_examples_survive(&url)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_on_zookeeper() {
+    let _alone = one_at_a_time().await;
+    let zk = ZooKeeper::single().await.unwrap();
+    let url = format!("zk://{}/examples", zk.endpoint(0));
+    tokio::task::spawn_blocking(move || the_examples_survive(&url)).await.unwrap();
 }
 
 /// What the tests above rely on: a run that cannot reach its servers says so.
