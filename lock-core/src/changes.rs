@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{QueueEntry, Stir};
+use crate::backend::{QueueEntry, Stir, Watched};
 use crate::client::Client;
 use crate::error::Result;
 use crate::name::Name;
@@ -12,12 +12,12 @@ use crate::session::{Backoff, Live, recheck};
 /// Changes that come this close together are seen as one, so that a crowd that joins does not cost a listing each.
 const TOGETHER: Duration = Duration::from_millis(20);
 
-/// Lists a queue, and again whenever it may have changed.
+/// Lists a queue, and again whenever it, or the record beside it, may have changed.
 pub(crate) struct Changes {
     client: Client,
     queue: Name,
     limit: usize,
-    /// The watch that was in force before the last listing, and its session.
+    /// The watches that were in force before the last listing, and their session.
     watch: Option<(Arc<Live>, Stir)>,
 }
 
@@ -49,9 +49,13 @@ impl Changes {
         loop {
             let (queue, limit) = (self.queue.clone(), self.limit);
             let listed = self.client.with_session(move |live| async move {
-                let stir = live.retry(|| live.session.watch_queue(&queue)).await?;
+                let record = live.session.record(&queue);
+                let (stir, written) = tokio::try_join!(
+                    live.retry(|| live.session.watch_queue(&queue)),
+                    live.retry(|| live.session.watch(&record)),
+                )?;
                 let entries = live.retry(|| live.session.entries(&queue, limit)).await?;
-                Ok((live, stir, entries))
+                Ok((live, either(stir, written), entries))
             });
             match listed.await {
                 Ok((live, stir, entries)) => {
@@ -66,6 +70,18 @@ impl Changes {
             }
         }
     }
+}
+
+/// Resolves when a queue or its record may have changed.
+fn either(stir: Stir, record: Watched) -> Stir {
+    // Records are always present.
+    let Watched::Present(written) = record else { return stir };
+    Box::pin(async {
+        tokio::select! {
+            () = stir => {}
+            _ = written => {}
+        }
+    })
 }
 
 impl std::fmt::Debug for Changes {

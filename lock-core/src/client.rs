@@ -18,7 +18,7 @@ use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::Queue;
 use crate::recipes::{
-    Barrier, Condvar, CountDownLatch, DoubleBarrier, Election, MultiLock, Mutex, Owners, ReentrantMutex, RwLock,
+    Barrier, Condvar, CountDownLatch, DoubleBarrier, Election, Group, MultiLock, Mutex, Owners, ReentrantMutex, RwLock,
     Semaphore,
 };
 use crate::session::Live;
@@ -167,6 +167,14 @@ impl Client {
         CountDownLatch::new(self.clone(), Name::new(name)?, count)
     }
 
+    /// A group of this name. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`].
+    pub fn group(&self, name: impl AsRef<str>) -> Result<Group> {
+        Ok(Group::new(self.clone(), Name::new(name)?))
+    }
+
     /// The queue of this name, whatever recipe uses it, for people and tools. Makes no request.
     ///
     /// # Errors
@@ -204,7 +212,8 @@ impl Client {
     ///
     /// Returns when the store has confirmed it or could not be reached in time; then the ttl does it. A session that is
     /// just being opened is waited for, at most for the backend's connect timeout, and closed. A later acquire opens a new
-    /// session, but what takes part in the background, such as a [`LeaderLatch`](crate::LeaderLatch), ends.
+    /// session, but what takes part in the background, such as a [`LeaderLatch`](crate::LeaderLatch) or a
+    /// [`Membership`](crate::Membership), ends.
     ///
     /// # Cancel safety
     /// The session ends all the same.

@@ -65,8 +65,8 @@ pub use metrics::Metrics;
 pub use name::Name;
 pub use queue::{Place, Queue, QueueWatch, Role};
 pub use recipes::{
-    Acquire, Barrier, Campaign, Candidate, Condvar, CountDownLatch, DoubleBarrier, Election, Ending, Leader,
-    LeaderLatch, Leadership, MultiGuard, MultiLock, Mutex, Observer, Party, Permit, Permits, Position, ReadGuard,
-    ReentrantGuard, ReentrantMutex, RwLock, Semaphore, Stopper, Turn, Turns, WriteGuard,
+    Acquire, Barrier, Campaign, Candidate, Condvar, CountDownLatch, DoubleBarrier, Election, Ending, Group, GroupWatch,
+    Leader, LeaderLatch, Leadership, Member, Membership, MultiGuard, MultiLock, Mutex, Observer, Party, Permit,
+    Permits, Position, ReadGuard, ReentrantGuard, ReentrantMutex, RwLock, Semaphore, Stopper, Turn, Turns, WriteGuard,
 };
 pub use state::{State, StateWatch};

@@ -131,7 +131,7 @@ impl Queue {
             .with_session(move |live| async move {
                 let Some(holder) = holder(&live, &name, token).await? else { return Ok(false) };
                 let ours = holder.kind != Kind::Unmarked;
-                let shows_value = Owner::decode(&holder.value).is_some() || holder.kind == Kind::Candidate;
+                let shows_value = is_users(holder.kind) || Owner::decode(&holder.value).is_some();
                 live.rewrite(&holder.entry, |value| {
                     let keep: &[u8] = if ours && shows_value { value } else { b"" };
                     (!revocation::is_asked(value)).then(|| revocation::ask(keep))
@@ -231,12 +231,17 @@ async fn limits(live: &Live, name: &Name, entries: &[QueueEntry]) -> Result<Limi
     }
 }
 
+/// Whether the value is what a user shows, whatever it looks like.
+fn is_users(kind: Kind) -> bool {
+    matches!(kind, Kind::Candidate | Kind::Member)
+}
+
 async fn places(live: &Arc<Live>, name: &Name, entries: Vec<QueueEntry>) -> Result<Vec<Place>> {
     let held = holders(&entries, limits(live, name, &entries).await?);
     let mut owners: HashMap<String, Option<Owner>> = HashMap::new();
     let mut places = Vec::with_capacity(entries.len());
     for (position, entry) in entries.into_iter().enumerate() {
-        let mut owner = Owner::decode(&entry.value);
+        let mut owner = if is_users(entry.kind) { None } else { Owner::decode(&entry.value) };
         if owner.is_none() {
             if !owners.contains_key(&entry.session) {
                 let value = live.retry(|| live.session.owner(&entry.session)).await?;

@@ -51,6 +51,10 @@ pub(crate) enum Record {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         successor: Option<Entry>,
     },
+    Group {
+        /// Grows whenever a member shows another value.
+        changes: u64,
+    },
 }
 
 impl Record {
@@ -63,6 +67,7 @@ impl Record {
             Self::DoubleBarrier { .. } => "double barrier",
             Self::CountDownLatch { .. } => "count-down latch",
             Self::Election { .. } => "election",
+            Self::Group { .. } => "group",
         }
     }
 
@@ -172,6 +177,32 @@ pub(crate) async fn replace(live: &Live, name: &Name, version: u64, record: &Rec
         Err(error) => {
             live.note(&error);
             Err(error)
+        }
+    }
+}
+
+/// Tells those who watch the record of a group that a member shows another value.
+pub(crate) async fn count_change(live: &Live, name: &Name) -> Result<()> {
+    let place = live.session.record(name);
+    let mut backoff = Backoff::default();
+    loop {
+        let content = live.retry(|| live.session.read(&place)).await?.unwrap_or_default();
+        let changes = match parse(&content.value, name, "group")? {
+            Some(Record::Group { changes }) => changes,
+            _ => 0,
+        };
+        let counted = Record::Group { changes: changes.wrapping_add(1) };
+        match live.session.write(&place, content.version, &serde_json::to_vec(&counted).unwrap_or_default()).await {
+            // Whoever was faster has told them, too, and after the value was written.
+            Ok(Written::Done | Written::Conflict) => return Ok(()),
+            Err(Error::Unavailable { request, source }) => {
+                tracing::debug!(group = %name, %request, %source, "the answer was lost");
+                backoff.wait(&live.health).await;
+            }
+            Err(error) => {
+                live.note(&error);
+                return Err(error);
+            }
         }
     }
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use lock_core::memory::Memory;
 use lock_core::{
-    Barrier, Builder, Campaign, Candidate, Client, Condvar, CountDownLatch, DoubleBarrier, Election, Error, Guard,
-    Leader, LeaderLatch, Leadership, Metrics, Mutex, Name, Observer, Party, Release, State, StateWatch, Stopper, Turn,
-    Turns,
+    Barrier, Builder, Campaign, Candidate, Client, Condvar, CountDownLatch, DoubleBarrier, Election, Error, Group,
+    GroupWatch, Guard, Leader, LeaderLatch, Leadership, Member, Membership, Metrics, Mutex, Name, Observer, Party,
+    Release, State, StateWatch, Stopper, Turn, Turns,
 };
 
 fn send_sync<T: Send + Sync + 'static>() {}
+fn send<T: Send + 'static>() {}
 fn send_future<F: Future + Send>(_: F) {}
 
 #[test]
@@ -102,4 +103,22 @@ fn public_types_and_futures_can_cross_threads() {
         });
     }
     let _ = of_elections;
+
+    send_sync::<Group>();
+    send::<GroupWatch>();
+    send::<Observer>();
+    send_sync::<Member>();
+    send_sync::<Membership>();
+
+    fn of_groups(group: &Group, mut watch: GroupWatch, mut membership: Membership) {
+        send_future(group.join("x"));
+        send_future(group.members());
+        send_future(async move { watch.next().await });
+        send_future(async move {
+            drop(membership.changed().await);
+            drop(membership.update("x").await);
+            membership.leave().await
+        });
+    }
+    let _ = of_groups;
 }

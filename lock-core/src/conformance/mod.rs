@@ -15,6 +15,7 @@ pub mod count_down_latch;
 pub mod double_barrier;
 pub mod election;
 pub mod faults;
+pub mod group;
 pub mod lock_delay;
 pub mod multi_lock;
 pub mod mutex;
@@ -209,6 +210,17 @@ macro_rules! conformance {
                 list_shows_what_should_not_be_there;
         }
         $crate::conformance! { @rules $test, $world;
+            group:
+                shows_its_members_in_the_order_of_their_coming,
+                follows_who_comes_and_goes_and_what_they_show,
+                removed_member_is_registered_again,
+                ended_session_is_replaced_and_the_value_kept,
+                long_silence_ends_the_registration_and_what_was_wanted_meanwhile_is_shown,
+                cut_keeps_the_members_and_those_who_follow,
+                lost_replies_change_nothing,
+                joining_and_withdrawing_at_any_moment_leaves_nothing,
+                leaves_for_good_with_its_client,
+                refuses_bad_input_and_leaves_nothing;
             election:
                 leads_in_the_order_of_the_queue,
                 has_one_leader_under_contention,

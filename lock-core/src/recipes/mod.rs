@@ -5,6 +5,7 @@ mod condvar;
 mod count_down_latch;
 mod double_barrier;
 mod election;
+mod group;
 mod multi_lock;
 mod mutex;
 mod persistent;
@@ -22,6 +23,7 @@ pub use double_barrier::{DoubleBarrier, Party};
 pub use election::{
     Campaign, Candidate, Election, Ending, Leader, LeaderLatch, Leadership, Observer, Stopper, Turn, Turns,
 };
+pub use group::{Group, GroupWatch, Member, Membership};
 pub use multi_lock::{MultiGuard, MultiLock};
 pub use mutex::Mutex;
 pub(crate) use reentrant_mutex::Owners;
