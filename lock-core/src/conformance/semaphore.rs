@@ -348,8 +348,8 @@ pub async fn lowered_limit_takes_nothing_away_and_lets_nobody_in(world: &dyn Wor
         held.iter().for_each(|permits| permits.check().unwrap());
         assert!(lowered.try_acquire(1).await.unwrap().is_none(), "{still_too_many} are held");
         assert!(waiters.iter().all(Waiter::is_waiting), "{still_too_many} are held");
-        // Not the one whose return would be enough for a rule that counts places.
-        held.pop().unwrap().release().await;
+        // Not the one that is nearest to the waiters.
+        held.remove(0).release().await;
     }
     let first = waiters.remove(0).guard_at_once("one of two is held").await;
     assert!(waiters.iter().all(Waiter::is_waiting), "two are held");
