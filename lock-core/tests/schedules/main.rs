@@ -9,6 +9,11 @@
 //! `SCHEDULES=100000 cargo test …`. The same seed draws the same schedule as long as the strategies stay as they are; what is to be kept
 //! for good becomes a named test.
 
+mod barrier;
+mod chronicle;
+mod count_down_latch;
+mod double_barrier;
+mod election;
 mod lock_delay;
 mod multi_lock;
 mod mutex;

@@ -50,6 +50,16 @@ pub(crate) trait Recipe: Send + Sync + Sized + 'static {
     /// Does something for a client, and checks what comes of it.
     fn act(&self, client: usize, action: Self::Action) -> impl Future<Output = ()> + Send;
 
+    /// Sees to it, when nothing is broken any more, that everybody who waits for others gets through.
+    fn help(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// Looks on all the time.
+    fn witness(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
     /// Does what has to be possible for a client when nothing is broken any more.
     fn in_the_end(&self, client: usize) -> impl Future<Output = lock_core::Result<()>> + Send;
 }
@@ -155,6 +165,10 @@ async fn acts<R: Recipe>(plan: &Plan<R::Action>, world: &Arc<World>, clients: Ve
         })
     };
     let tasks: Vec<_> = plan.tasks.iter().enumerate().map(task).collect();
+    let looking_on = {
+        let recipe = recipe.clone();
+        tokio::spawn(async move { recipe.witness().await })
+    };
     for Break { after, client, what } in &plan.breaks {
         sleep(*after).await;
         world.break_it(*client, what, &clients[*client]).await;
@@ -162,12 +176,19 @@ async fn acts<R: Recipe>(plan: &Plan<R::Action>, world: &Arc<World>, clients: Ve
     world.links.iter().for_each(|link| link.heal());
     // Requests that are late still arrive, and watches that will not tell are renewed one after the other.
     let patience = TTL * 20 + RECHECK * plan.lost_events();
-    for (nth, task) in tasks.into_iter().enumerate() {
-        match timeout(patience, task).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => world.fail(format!("task {nth}: {error}")),
-            Err(_) => world.fail(format!("task {nth} does not get through")),
+    let all = async {
+        for (nth, task) in tasks.into_iter().enumerate() {
+            match timeout(patience, task).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => world.fail(format!("task {nth}: {error}")),
+                Err(_) => world.fail(format!("task {nth} does not get through")),
+            }
         }
+    };
+    tokio::select! {
+        biased;
+        () = all => {}
+        () = recipe.help() => {}
     }
     settles(world, "left behind", || world.left()).await;
     for client in 0..clients.len() {
@@ -176,6 +197,10 @@ async fn acts<R: Recipe>(plan: &Plan<R::Action>, world: &Arc<World>, clients: Ve
             Ok(Err(error)) => world.fail(format!("in the end, client {client}: {error:?}")),
             Err(_) => world.fail(format!("in the end, client {client} does not get through")),
         }
+    }
+    looking_on.abort();
+    if looking_on.await.is_err_and(|error| error.is_panic()) {
+        world.fail("the recipe's witness panicked");
     }
     drop((recipe, clients));
     settles(world, "sessions left behind", || Some(world.session_count()).filter(|n| *n > 0).map(|n| n.to_string()))

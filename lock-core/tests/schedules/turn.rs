@@ -68,6 +68,22 @@ impl Wait {
     }
 }
 
+impl Wait {
+    /// Without those that do not wait for long.
+    pub(crate) fn patient() -> impl Strategy<Value = Self> + Clone {
+        prop_oneof![
+            4 => Just(Self::Forever),
+            1 => millis(0..2_000).prop_map(Self::Cancelled),
+            1 => (0..16u8).prop_map(Self::Polled),
+        ]
+    }
+
+    /// Without the one that does not wait at all.
+    pub(crate) fn waiting() -> impl Strategy<Value = Self> + Clone {
+        prop_oneof![3 => Self::patient(), 1 => millis(0..2_000).prop_map(Self::For)]
+    }
+}
+
 impl End {
     pub(crate) fn strategy() -> impl Strategy<Value = Self> + Clone {
         prop_oneof![3 => Just(Self::Release), 2 => Just(Self::Drop), 1 => (0..3u8).prop_map(Self::Polled)]

@@ -1,18 +1,19 @@
 //! Who holds what, by the guards and by the store, and what an operator did to it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::poll_fn;
+use std::ops::RangeBounds;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use lock_core::backend::{Backend, Entry, Kind, QueueEntry, Session, Watched};
+use lock_core::backend::{Backend, Content, Entry, Kind, QueueEntry, Session, Watched};
 use lock_core::memory::{Link, Memory};
 use lock_core::owner::Owner;
 use lock_core::{Client, Error, Guard, Loss, Name, State, StateWatch};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::plan::{Plan, What};
 use crate::play::{Recipe, TTL};
@@ -69,6 +70,8 @@ struct Seen {
     sessions: Vec<String>,
     /// Each semaphore's limit, and since when.
     limits: HashMap<String, Vec<(Instant, u32)>>,
+    /// The tokens of all entries that were ever seen.
+    arrived: BTreeSet<u64>,
     trace: Vec<Grant>,
     failure: Option<String>,
 }
@@ -181,15 +184,13 @@ impl World {
             }
         }
         let greatest = seen.greatest.entry(guard.name().to_owned()).or_default();
-        let before = if kind == Kind::Read { greatest.exclusive } else { greatest.any };
-        if !matches!(kind, Kind::Permits(_)) {
-            if token <= before && !removed {
-                broken.push(format!("token {token} after {before}"));
-            }
-            greatest.any = greatest.any.max(token);
-            if kind != Kind::Read {
-                greatest.exclusive = greatest.exclusive.max(token);
-            }
+        let before = if is_exclusive(kind) { greatest.any } else { greatest.exclusive };
+        if token <= before && !removed {
+            broken.push(format!("token {token} after {before}"));
+        }
+        greatest.any = greatest.any.max(token);
+        if is_exclusive(kind) {
+            greatest.exclusive = greatest.exclusive.max(token);
         }
         if !removed {
             let entries = self.store.entries(&name);
@@ -206,6 +207,12 @@ impl World {
         seen.out.push(held);
         drop(seen);
         broken.into_iter().for_each(|what| self.fail(what));
+    }
+
+    /// Takes note of something else that was done.
+    pub(crate) fn done(&self, client: usize, what: u64) {
+        let grant = (self.began.elapsed(), client, what);
+        self.seen().trace.push(grant);
     }
 
     /// Takes note that from now on a guard stands for less.
@@ -243,6 +250,45 @@ impl World {
         if guard.check().is_ok() {
             self.seen().let_go.insert(guard.entry().key.clone());
         }
+    }
+
+    /// Whether the link of every client works all the time.
+    pub(crate) fn all_clean(&self) -> bool {
+        self.clean.iter().all(|clean| *clean)
+    }
+
+    /// Whether an operator has removed anything.
+    pub(crate) fn any_by_hand(&self) -> bool {
+        !self.seen().by_hand.is_empty()
+    }
+
+    /// How many entries with tokens in this range were ever seen.
+    pub(crate) fn arrived(&self, tokens: impl RangeBounds<u64>) -> usize {
+        self.seen().arrived.range(tokens).count()
+    }
+
+    /// The tokens in a queue.
+    pub(crate) fn tokens(&self, queue: &Name) -> Vec<u64> {
+        self.store.entries(queue).iter().filter_map(|entry| entry.token).collect()
+    }
+
+    /// The value of an entry.
+    pub(crate) async fn value(&self, entry: &Entry) -> Option<Vec<u8>> {
+        let content = self.operator.read(entry).await.expect("the operator's link works");
+        content.map(|content| content.value)
+    }
+
+    /// The record of a name.
+    pub(crate) async fn record(&self, name: &Name) -> Content {
+        let record = self.operator.record(name);
+        self.operator.read(&record).await.expect("the operator's link works").unwrap_or_default()
+    }
+
+    /// Resolves when the record of a name may have changed since this was called; every now and then at the latest.
+    pub(crate) async fn record_changed(&self, name: &Name) {
+        let watched = self.operator.watch(&self.operator.record(name)).await;
+        let Ok(Watched::Present(changed)) = watched else { panic!("the operator's link works: {watched:?}") };
+        let _ = timeout(TICK, changed).await;
     }
 
     /// Whether an entry is in the store.
@@ -382,8 +428,7 @@ impl World {
         if !self.limited {
             return;
         }
-        let record = self.operator.record(queue);
-        let content = self.operator.read(&record).await.expect("the operator's link works").unwrap_or_default();
+        let content = self.record(queue).await;
         let Ok(record) = serde_json::from_slice::<serde_json::Value>(&content.value) else { return };
         let limit = record["limit"].as_u64().expect("a semaphore's record") as u32;
         let mut seen = self.seen();
@@ -439,6 +484,7 @@ impl Seen {
     ) -> Vec<String> {
         let now = Instant::now();
         let mut broken = Vec::new();
+        self.arrived.extend(entries.iter().filter_map(|entry| entry.token));
         let is_there = |key: &str| entries.iter().any(|entry| entry.entry.key == key);
         for key in self.granted.iter().filter(|key| is_of(key, queue) && !is_there(key)) {
             let since = self.by_hand.get(key).copied().unwrap_or(now);
@@ -492,9 +538,14 @@ fn is_of(key: &str, queue: &Name) -> bool {
     key.strip_prefix(queue.segment()).is_some_and(|rest| rest.starts_with('/'))
 }
 
+/// Whether it holds alone.
+fn is_exclusive(kind: Kind) -> bool {
+    matches!(kind, Kind::Exclusive | Kind::Write | Kind::Candidate)
+}
+
 /// Whether two cannot both hold.
 fn excludes(one: Kind, other: Kind) -> bool {
-    !matches!((one, other), (Kind::Read, Kind::Read) | (Kind::Permits(_), Kind::Permits(_)))
+    is_exclusive(one) || is_exclusive(other)
 }
 
 /// Who holds in a queue, by the definition of the recipe.
@@ -507,11 +558,10 @@ fn entitled(entries: &[QueueEntry], limit: u64) -> Vec<bool> {
             taken += u64::from(wanted);
             taken <= limit
         }
-        Kind::Exclusive | Kind::Write | Kind::Candidate => {
+        kind => {
             only_readers = false;
-            at == 0
+            !is_exclusive(kind) || at == 0
         }
-        _ => true,
     };
     entries.iter().enumerate().map(holds).collect()
 }
