@@ -24,7 +24,7 @@ async fn lines(client: Client, mutex: Mutex, guard: Guard, token: u64, delay: Du
     client.multi_lock(["account-a", "account-b"])?.lock().await?;
     client.election("scheduler")?.campaign("10.0.0.1:7000").await?;
     client.election("scheduler")?.latch("10.0.0.1:7000")?.is_leader();
-    client.election("scheduler")?.turns("10.0.0.1:7000")?.next().await?;
+    client.election("scheduler")?.selector("10.0.0.1:7000")?.next().await?;
     client.election("scheduler")?.observe().next().await?;
     client.group("workers")?.join("10.0.0.1:7000").await?;
     client.barrier("maintenance")?.wait().await?;

@@ -396,6 +396,13 @@ impl Guard {
         }
     }
 
+    /// Gives the lock up in the background, as [`Drop`] does, whoever else still has the guard.
+    pub(crate) fn abandon(&self) {
+        if self.end() {
+            self.live.runtime.spawn(self.leave());
+        }
+    }
+
     /// Marks the guard lost locally. Returns whether it was held until now.
     fn end(&self) -> bool {
         self.watcher.abort();
@@ -409,9 +416,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.end() {
-            self.live.runtime.spawn(self.leave());
-        }
+        self.abandon();
     }
 }
 

@@ -67,6 +67,7 @@ pub use queue::{Place, Queue, QueueWatch, Role};
 pub use recipes::{
     Acquire, Barrier, Campaign, Candidate, Condvar, CountDownLatch, DoubleBarrier, Election, Ending, Group, GroupWatch,
     Leader, LeaderLatch, Leadership, Member, Membership, MultiGuard, MultiLock, Mutex, Observer, Party, Permit,
-    Permits, Position, ReadGuard, ReentrantGuard, ReentrantMutex, RwLock, Semaphore, Stopper, Turn, Turns, WriteGuard,
+    Permits, Position, ReadGuard, ReentrantGuard, ReentrantMutex, RwLock, Selector, Semaphore, Stopper, Turn,
+    WriteGuard,
 };
 pub use state::{State, StateWatch};

@@ -87,10 +87,10 @@ async fn leader(election: &Election) -> Option<Leader> {
 
 #[tokio::test(start_paused = true)]
 async fn turns_that_fail_are_followed_by_growing_pauses_and_one_that_is_done_by_none() {
-    let mut turns = election(&store()).await.turns("x").unwrap();
+    let mut selector = election(&store()).await.selector("x").unwrap();
     let mut begun = Vec::new();
     for n in 0..15 {
-        let turn = turns.next().await.unwrap().expect("not stopped");
+        let turn = selector.next().await.unwrap().expect("not stopped");
         begun.push(Instant::now());
         match n {
             11 => assert_eq!(turn.done().await, Release::Released),
@@ -99,7 +99,7 @@ async fn turns_that_fail_are_followed_by_growing_pauses_and_one_that_is_done_by_
         }
         if n == 13 {
             // Giving up on the wait does not shorten the pause.
-            tokio::time::timeout(Duration::from_millis(1), turns.next()).await.map(drop).unwrap_err();
+            tokio::time::timeout(Duration::from_millis(1), selector.next()).await.map(drop).unwrap_err();
         }
     }
     let pauses: Vec<_> = begun.windows(2).map(|pair| pair[1] - pair[0]).collect();

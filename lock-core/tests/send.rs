@@ -7,7 +7,7 @@ use lock_core::memory::Memory;
 use lock_core::{
     Barrier, Builder, Campaign, Candidate, Client, Condvar, CountDownLatch, DoubleBarrier, Election, Error, Group,
     GroupWatch, Guard, Leader, LeaderLatch, Leadership, Member, Membership, Metrics, Mutex, Name, Observer, Party,
-    Release, State, StateWatch, Stopper, Turn, Turns,
+    Release, Selector, State, StateWatch, Stopper, Turn,
 };
 
 fn send_sync<T: Send + Sync + 'static>() {}
@@ -74,7 +74,7 @@ fn public_types_and_futures_can_cross_threads() {
     send_sync::<LeaderLatch>();
     send_sync::<Stopper>();
     send_sync::<Turn>();
-    send_sync::<Turns>();
+    send_sync::<Selector>();
 
     fn of_elections(election: &Election, leadership: Leadership, mut observer: Observer) {
         fn send_static<F: Future + Send + 'static>(_: F) {}
@@ -94,9 +94,9 @@ fn public_types_and_futures_can_cross_threads() {
             drop(latch.leading().await);
             latch.close().await
         });
-        let mut turns = election.turns("x").expect("a valid value");
+        let mut selector = election.selector("x").expect("a valid value");
         send_future(async move {
-            while let Ok(Some(turn)) = turns.next().await {
+            while let Ok(Some(turn)) = selector.next().await {
                 turn.ending().await;
                 turn.done().await;
             }

@@ -85,8 +85,8 @@ impl Example for Cli {
 
     /// Stands for leadership again and again, and leads when it is elected.
     async fn work(&self, worker: &Worker) -> Result<(), Failure> {
-        let mut turns = worker.client.election(&self.election)?.turns(worker.who.to_string())?;
-        while let Some(turn) = turns.next().await? {
+        let mut selector = worker.client.election(&self.election)?.selector(worker.who.to_string())?;
+        while let Some(turn) = selector.next().await? {
             // Stopped before anybody else can lead.
             let led = turn.run(self.lead(&turn, worker)).await;
             match led.map_err(Setback::from).and_then(|led| led) {

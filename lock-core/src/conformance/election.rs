@@ -1,7 +1,8 @@
 //! Leader election, while nothing breaks and while things do.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests; each name is the rule")]
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -775,11 +776,11 @@ pub async fn work_is_done_by_one_leader_at_a_time_and_in_turns(world: &dyn World
     let witness = Arc::new(Witness::default());
     let (mut tasks, mut stoppers) = (Vec::new(), Vec::new());
     for election in &elections {
-        let (witness, mut turns) = (witness.clone(), election.turns("worker").unwrap());
-        stoppers.push(turns.stopper());
+        let (witness, mut selector) = (witness.clone(), election.selector("worker").unwrap());
+        stoppers.push(selector.stopper());
         tasks.push(tokio::spawn(async move {
             let mut rounds = 0;
-            while let Some(turn) = turns.next().await.unwrap() {
+            while let Some(turn) = selector.next().await.unwrap() {
                 witness.enter(&turn);
                 tokio::task::yield_now().await;
                 turn.check().unwrap();
@@ -813,12 +814,12 @@ impl Drain {
     fn start(election: &Election) -> Self {
         let (tell, told) = watch::channel(None);
         let finish = Arc::<Notify>::default();
-        let mut turns = election.turns("drained").unwrap();
-        let stopper = turns.stopper();
+        let mut selector = election.selector("drained").unwrap();
+        let stopper = selector.stopper();
         let task = tokio::spawn({
             let finish = finish.clone();
             async move {
-                while let Some(turn) = turns.next().await.unwrap() {
+                while let Some(turn) = selector.next().await.unwrap() {
                     let ending = turn.ending().await;
                     tell.send_replace(Some(ending));
                     finish.notified().await;
@@ -898,35 +899,86 @@ pub async fn work_whose_leadership_is_lost_is_told_and_not_cut_off(world: &dyn W
     has_length(world, &election[0], 0).await;
 }
 
+pub async fn selector_runs_work_that_fails_again_and_never_cuts_it_off(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let mut selector = election[0].selector("selected").unwrap();
+    let stopper = selector.stopper();
+    let (kept, rounds) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
+    let next = Arc::new(Mutex::new(None));
+    let work = |leadership: Arc<Leadership>| {
+        let (kept, rounds, next, stopper) = (kept.clone(), rounds.clone(), next.clone(), stopper.clone());
+        let other = election[1].clone();
+        async move {
+            leadership.check().unwrap();
+            kept.lock().unwrap().push(leadership.clone());
+            if rounds.fetch_add(1, Ordering::SeqCst) == 0 {
+                return Err("the first round fails");
+            }
+            let waiting = tokio::spawn(async move { other.campaign("next").await });
+            stopper.stop();
+            assert_eq!(leadership.ending().await, Ending::Stopped);
+            tokio::time::sleep(world.ttl() + Duration::from_secs(1)).await;
+            leadership.check().expect("renewed while the work comes to its end");
+            assert!(!waiting.is_finished(), "nobody leads before the work has ended");
+            *next.lock().unwrap() = Some(waiting);
+            Ok(())
+        }
+    };
+    in_time(world, "it is stopped", selector.run(work)).await.unwrap();
+    assert_eq!(rounds.load(Ordering::SeqCst), 2);
+    assert!(kept.lock().unwrap().iter().all(|kept| kept.check().is_err()), "whoever keeps it does not keep leading");
+    let next = next.lock().unwrap().take().expect("somebody waits");
+    in_time(world, "the next one leads", next).await.unwrap().unwrap().resign().await;
+}
+
+pub async fn dropped_run_of_a_selector_resigns(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let kept = Arc::new(Mutex::new(None));
+    let mut selector = election[0].selector("dropped").unwrap();
+    let run = selector.run(|leadership| {
+        *kept.lock().unwrap() = Some(leadership);
+        std::future::pending::<Result<(), Error>>()
+    });
+    let led = eventually("it leads", patience(world), || async { kept.lock().unwrap().is_some() });
+    tokio::select! {
+        _ = run => panic!("it is not stopped"),
+        () = led => {}
+    }
+    assert!(kept.lock().unwrap().take().expect("it led").check().is_err(), "at once");
+    in_time(world, "the next one leads", election[1].campaign("next")).await.unwrap().resign().await;
+}
+
 pub async fn turns_stop_while_they_wait_and_with_their_client(world: &dyn World) {
     let two = contenders(world, 2).await;
     let election = everywhere(&two);
     let leadership = leads(world, &election[0], "leader").await;
-    let mut turns = election[1].turns("waiting").unwrap();
-    let stopper = turns.stopper();
+    let mut selector = election[1].selector("waiting").unwrap();
+    let stopper = selector.stopper();
     let waiting = tokio::spawn(async move {
-        assert!(turns.next().await.unwrap().is_none());
-        assert!(turns.next().await.unwrap().is_none());
+        assert!(selector.next().await.unwrap().is_none());
+        assert!(selector.next().await.unwrap().is_none());
     });
     has_length(world, &election[0], 2).await;
     stopper.stop();
     in_time(world, "they stop", waiting).await.unwrap();
     has_length(world, &election[0], 1).await;
-    let mut turns = election[1].turns("withdrawn").unwrap();
+    let mut selector = election[1].selector("withdrawn").unwrap();
     for polls in 0..4 {
-        poll_and_drop(turns.next(), polls).await;
+        poll_and_drop(selector.next(), polls).await;
     }
     has_length(world, &election[0], 1).await;
     leadership.resign().await;
 
     let lock = two[0].client.rw_lock(election[0].name()).unwrap().write().await.unwrap();
-    let error = in_time(world, "an answer", turns.next()).await.map(drop).unwrap_err();
+    let error = in_time(world, "an answer", selector.next()).await.map(drop).unwrap_err();
     assert!(matches!(error, Error::OtherRecipe { .. }), "{error}");
     lock.release().await;
-    let turn = in_time(world, "it is its turn", turns.next()).await.unwrap().unwrap();
+    let turn = in_time(world, "it is its turn", selector.next()).await.unwrap().unwrap();
     two[1].client.close().await;
     assert_eq!(in_time(world, "it is told", turn.ending()).await, Ending::Lost(Loss::Closed));
     assert_eq!(turn.done().await, Release::NotHeld);
-    assert!(in_time(world, "they end", turns.next()).await.unwrap().is_none());
+    assert!(in_time(world, "they end", selector.next()).await.unwrap().is_none());
     has_length(world, &election[0], 0).await;
 }

@@ -254,6 +254,8 @@ macro_rules! conformance {
                 work_is_done_by_one_leader_at_a_time_and_in_turns,
                 work_comes_to_its_end_before_the_next_one_leads,
                 work_whose_leadership_is_lost_is_told_and_not_cut_off,
+                selector_runs_work_that_fails_again_and_never_cuts_it_off,
+                dropped_run_of_a_selector_resigns,
                 turns_stop_while_they_wait_and_with_their_client;
             barrier:
                 who_comes_to_a_lowered_one_goes_on,

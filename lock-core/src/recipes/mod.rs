@@ -21,7 +21,7 @@ pub use condvar::Condvar;
 pub use count_down_latch::CountDownLatch;
 pub use double_barrier::{DoubleBarrier, Party};
 pub use election::{
-    Campaign, Candidate, Election, Ending, Leader, LeaderLatch, Leadership, Observer, Stopper, Turn, Turns,
+    Campaign, Candidate, Election, Ending, Leader, LeaderLatch, Leadership, Observer, Selector, Stopper, Turn,
 };
 pub use group::{Group, GroupWatch, Member, Membership};
 pub use multi_lock::{MultiGuard, MultiLock};

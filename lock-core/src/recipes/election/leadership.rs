@@ -19,7 +19,7 @@ pub struct Leadership {
     shown: Arc<Lock<Vec<u8>>>,
     /// Who has it may speak to the store in the leader's name.
     turn: Arc<AsyncLock<()>>,
-    /// Tells when the turns that this one belongs to are stopped.
+    /// Tells when the selector that this one belongs to is stopped.
     stopped: Option<watch::Receiver<bool>>,
 }
 
@@ -31,7 +31,7 @@ pub enum Ending {
     Lost(Loss),
     /// Somebody asks the leader to let go.
     Revoked,
-    /// The [`Turns`](crate::Turns) were stopped.
+    /// The [`Selector`](crate::Selector) was stopped.
     Stopped,
 }
 

@@ -4,12 +4,12 @@ mod latch;
 mod leadership;
 mod observer;
 mod office;
-mod turns;
+mod selector;
 
 pub use latch::LeaderLatch;
 pub use leadership::{Ending, Leadership};
 pub use observer::{Leader, Observer};
-pub use turns::{Stopper, Turn, Turns};
+pub use selector::{Selector, Stopper, Turn};
 
 use std::fmt;
 use std::pin::Pin;
@@ -124,10 +124,10 @@ impl Election {
     /// ```
     /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
     /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
-    /// let mut turns = client.election("scheduler")?.turns("10.0.0.1:7000")?;
-    /// let stopper = turns.stopper(); // for example for whoever listens to signals
+    /// let mut selector = client.election("scheduler")?.selector("10.0.0.1:7000")?;
+    /// let stopper = selector.stopper(); // for example for whoever listens to signals
     /// let mut rounds = 0;
-    /// while let Some(turn) = turns.next().await? {
+    /// while let Some(turn) = selector.next().await? {
     ///     tokio::select! {
     ///         done = turn.run(async { /* the next round */ }) => done?,
     ///         _ = turn.ending() => {} // put things in order
@@ -140,9 +140,9 @@ impl Election {
     /// }
     /// # Ok(()) }
     /// ```
-    pub fn turns(&self, value: impl AsRef<[u8]>) -> Result<Turns> {
+    pub fn selector(&self, value: impl AsRef<[u8]>) -> Result<Selector> {
         let value = revocation::checked(&self.named.name, value.as_ref())?;
-        Ok(Turns::new(self.clone(), value))
+        Ok(Selector::new(self.clone(), value))
     }
 
     /// Who leads now; `None` when nobody does, also for the moment between two leaders.

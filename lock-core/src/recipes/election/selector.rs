@@ -1,5 +1,6 @@
 //! Doing work whenever one leads.
 
+use std::fmt;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,10 +15,11 @@ use crate::session::Backoff;
 
 /// Leadership again and again, for work that is done in turns with others.
 ///
-/// For each turn it stands for leadership anew, at the end of the queue. It ends when somebody [stops](Stopper) it or the
-/// client is closed.
+/// [`run`](Self::run) does the work whenever this candidate leads; a loop over [`next`](Self::next) does the same and
+/// borrows from what is around it. For each turn it stands for leadership anew, at the end of the queue. It ends when
+/// somebody [stops](Stopper) it or the client is closed.
 #[derive(Debug)]
-pub struct Turns {
+pub struct Selector {
     election: Election,
     value: Vec<u8>,
     stop: Arc<watch::Sender<bool>>,
@@ -28,19 +30,19 @@ pub struct Turns {
 /// Leads, and resigns when it is done or dropped; all else it does is a [`Leadership`]'s.
 ///
 /// **Work is never cut off.** It is told when it should come to an end, by [`Leadership::ending`]: the leadership was lost,
-/// somebody asks the leader to let go, or the turns were stopped. Until the turn is done or dropped, the session is renewed
+/// somebody asks the leader to let go, or the selector was stopped. Until the turn is done or dropped, the session is renewed
 /// and the entry stays: the next one leads only after the work has ended. A loss is the exception that nothing can prevent:
 /// then somebody else may lead while the work comes to its end. So [`check`](crate::Guard::check) before each effect, or
 /// put what must not outlive the leadership into [`run`](crate::Guard::run).
 #[must_use = "a turn that is dropped has failed"]
 #[derive(Debug)]
 pub struct Turn<'a> {
-    leadership: Leadership,
+    leadership: Arc<Leadership>,
     pace: &'a mut Pace,
     done: bool,
 }
 
-/// Stops [`Turns`] from elsewhere. Clones stop the same.
+/// Stops a [`Selector`] from elsewhere. Clones stop the same.
 #[derive(Clone, Debug)]
 pub struct Stopper(Arc<watch::Sender<bool>>);
 
@@ -51,7 +53,7 @@ struct Pace {
     not_before: Option<Instant>,
 }
 
-impl Turns {
+impl Selector {
     pub(super) fn new(election: Election, value: Vec<u8>) -> Self {
         let closes = election.named.client.closes();
         Self { election, value, stop: Arc::new(watch::Sender::new(false)), closes, pace: Pace::default() }
@@ -60,6 +62,54 @@ impl Turns {
     /// What stops it.
     pub fn stopper(&self) -> Stopper {
         Stopper(self.stop.clone())
+    }
+
+    /// Does `work` whenever this candidate leads, until it is stopped. Each turn is [done](Turn::done) when its work has ended
+    /// well, and [failed](Turn::failed) when it answers an error, which is logged.
+    ///
+    /// As every [`Turn`], the work is never cut off: it should end by itself when [`Leadership::ending`] tells it to.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the work, then resigns or withdraws, and leaves nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let mut selector = client.election("scheduler")?.selector("10.0.0.1:7000")?;
+    /// let stopper = selector.stopper();
+    /// selector
+    ///     .run(|leadership| {
+    ///         let stopper = stopper.clone();
+    ///         async move {
+    ///             leadership.check()?;
+    ///             stopper.stop(); // after the first round
+    ///             lock_core::Result::Ok(())
+    ///         }
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn run<W, F, E>(&mut self, mut work: W) -> Result<()>
+    where
+        W: FnMut(Arc<Leadership>) -> F + Send,
+        F: Future<Output = Result<(), E>> + Send,
+        E: fmt::Display + Send,
+    {
+        let name = self.election.name().to_owned();
+        while let Some(turn) = self.next().await? {
+            match work(turn.leadership.clone()).await {
+                Ok(()) => turn.done().await,
+                Err(error) => {
+                    tracing::warn!(election = name, %error, "the leader's work failed");
+                    turn.failed().await
+                }
+            };
+        }
+        Ok(())
     }
 
     /// Waits for the next turn; `None` when it was stopped.
@@ -90,7 +140,7 @@ impl Turns {
             };
             match led {
                 Ok(leadership) => {
-                    let leadership = leadership.stopped_by(self.stop.subscribe());
+                    let leadership = Arc::new(leadership.stopped_by(self.stop.subscribe()));
                     return Ok(Some(Turn { leadership, pace: &mut self.pace, done: false }));
                 }
                 Err(error) if error.is_retryable() => {
@@ -121,7 +171,7 @@ impl Turn<'_> {
     /// The turn is done all the same.
     pub async fn done(mut self) -> Release {
         self.done = true;
-        self.let_go().await
+        self.leadership.let_go().await
     }
 
     /// As [`done`](Self::done), for work that has failed: before the next turn there is a pause. Dropping the turn does the
@@ -130,7 +180,7 @@ impl Turn<'_> {
     /// # Cancel safety
     /// The turn is over all the same.
     pub async fn failed(self) -> Release {
-        self.let_go().await
+        self.leadership.let_go().await
     }
 }
 
@@ -144,6 +194,8 @@ impl Deref for Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        // Whoever was given the leadership may have kept it.
+        self.leadership.abandon();
         if self.done {
             *self.pace = Pace::default();
         } else {
