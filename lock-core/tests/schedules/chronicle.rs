@@ -13,7 +13,7 @@ use crate::world::World;
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 
 /// Whoever waits for a change has to notice it within this time, if its link works.
-const PROMPTLY: Duration = Duration::from_secs(1);
+const PROMPTLY: Duration = Duration::from_millis(500);
 
 /// A record at a moment, as it stayed until the next one.
 #[derive(Clone, Debug)]

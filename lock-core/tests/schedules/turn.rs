@@ -90,9 +90,10 @@ impl End {
     }
 }
 
-/// How long something is held: not at all, shorter or longer than a holder's watch on its own entry takes to begin.
+/// How long something is held: not at all, shorter or longer than a holder's watch on its own entry takes to begin, or long
+/// enough to show that somebody behind has not been told of something else.
 pub(crate) fn hold() -> impl Strategy<Value = Duration> + Clone {
-    prop_oneof![2 => pause(), 2 => millis(0..1_000)]
+    prop_oneof![3 => pause(), 2 => millis(0..1_000), 1 => millis(0..3_000)]
 }
 
 /// What locks give out.

@@ -20,12 +20,12 @@ use crate::play::{Recipe, TTL};
 
 /// Whoever can go on has to do it within this time, as long as the links work: much longer than anything takes, and much
 /// shorter than the next recheck of a watch, which hides a wake-up that was lost.
-const PROMPTLY: Duration = Duration::from_secs(1);
+const PROMPTLY: Duration = Duration::from_millis(500);
 
 /// A holder whose entry was removed by hand notices it within this time.
 const NOTICED: Duration = Duration::from_millis(1_050);
 
-/// The queues change at every look, and are looked at this often if they do not.
+/// The queues are looked at whenever they change, and this often if they do not.
 const TICK: Duration = Duration::from_millis(200);
 
 /// The store as it is, and everything that the clients have been given from it.
