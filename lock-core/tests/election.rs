@@ -281,7 +281,8 @@ async fn a_candidate_is_not_seen_as_the_leader_before_it_took_office() {
     assert_eq!(leader(&onlooker).await, None);
     let began = Instant::now();
     assert_eq!(observer.next().await.unwrap().expect("a leader").value, b"slow");
-    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    let waited = began.elapsed();
+    assert!(waited > Duration::from_millis(900) && waited < Duration::from_millis(1100), "{waited:?}");
     let leadership = leads(standing).await;
     leadership.resign().await;
     assert_eq!(observer.next().await.unwrap(), None);
@@ -340,4 +341,57 @@ async fn a_leader_that_was_removed_does_not_speak_for_the_next_one() {
     assert_eq!(leader(&election(&memory).await).await.expect("a leader").token, next.token());
     next.resign().await;
     leads(third).await.resign().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_steps_aside_never_stops_being_a_candidate() {
+    let memory = store();
+    let first = leads(stand(&memory, "first").await).await;
+    let slow = memory.clone().with_own_link();
+    let builder = Client::builder(slow.clone()).clock(TokioClock::new()).runtime(tokio::runtime::Handle::current());
+    let client = builder.connect().await.unwrap();
+    let aside = tokio::spawn(client.election("e").unwrap().campaign("aside"));
+    length(&memory, 2).await;
+    let chosen = stand(&memory, "chosen").await;
+    let candidate = election(&memory).await.candidates().await.unwrap().remove(2);
+    // Entering again takes a while.
+    slow.link().plan(Op::Enqueue, Fault::Delay(Duration::from_secs(1)));
+    assert!(first.transfer_to(&candidate).await.unwrap());
+    let values = || memory.entries(&name()).into_iter().map(|entry| entry.value).collect::<Vec<_>>();
+    let began = Instant::now();
+    while values() != [b"chosen", &b"aside"[..]] {
+        assert!(values().contains(&b"aside".to_vec()), "{:?}", values());
+        assert!(began.elapsed() < TTL, "{:?}", values());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    leads(chosen).await.resign().await;
+    leads(aside).await.resign().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_begins_with_a_beat_of_proven_life_however_long_taking_office_took() {
+    const BEAT: Duration = Duration::from_secs(1);
+    let memory = store();
+    let weak = memory.clone().with_own_link();
+    let builder = Client::builder(weak.clone()).clock(TokioClock::new()).runtime(tokio::runtime::Handle::current());
+    let client = builder.connect().await.unwrap();
+    for _ in 0..1000 {
+        weak.link().plan(Op::Renew, Fault::DropRequest);
+    }
+    // Of the record, which is given up after two beats; of its own entry, by the guard; of the record again.
+    weak.link().plan(Op::Read, Fault::Delay(BEAT * 3));
+    weak.link().plan(Op::Read, Fault::Delay(BEAT * 19 / 10));
+    weak.link().plan(Op::Read, Fault::Delay(BEAT * 19 / 10));
+    weak.link().plan(Op::Write, Fault::Delay(BEAT * 9 / 10));
+    let standing = tokio::spawn(client.election("e").unwrap().campaign("weak"));
+    let onlooker = election(&memory).await;
+    while leader(&onlooker).await.is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(BEAT / 20).await;
+    assert!(!standing.is_finished(), "it has taken office, and nothing proves that it will stay alive");
+    weak.link().heal();
+    let leadership = leads(standing).await;
+    assert!(leadership.valid_for() >= BEAT, "{:?}", leadership.valid_for());
 }

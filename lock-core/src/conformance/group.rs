@@ -79,6 +79,10 @@ pub async fn shows_its_members_in_the_order_of_their_coming(world: &dyn World) {
     for member in &members {
         assert_eq!(member.owner.as_ref().unwrap().pid, std::process::id());
     }
+    // Members are not asked to let go; what they show stays.
+    let queue = two[1].client.queue(group[1].name()).unwrap();
+    assert!(queue.revoke(members[0].token.unwrap()).await.unwrap());
+    assert_eq!(group[1].members().await.unwrap(), members);
     assert_eq!(in_time(world, "an answer", b.leave()).await, Release::Released);
     shows(&group[0], &["a\0ä", ""]).await;
     std::thread::spawn(move || drop(a)).join().unwrap();
