@@ -108,28 +108,31 @@ pub async fn ended_session_of_a_waiter_never_grants(world: &dyn World, subject: 
 }
 
 pub async fn cut_keeps_guard_and_places(world: &dyn World, subject: Subject) {
-    for how in [Cut::Fin, Cut::Rst] {
-        let three = contenders(world, 3).await;
-        let locks = subject.everywhere(world, &three).await;
-        let holder = locks[0].lock().await.unwrap();
-        let first = Waiter::start(world, &locks, 1, 2).await;
-        let second = Waiter::start(world, &locks, 2, 3).await;
-        let before = locks.entries(world).await;
-        for contender in &three {
-            contender.link.cut(how).await;
-        }
-        // Long enough for several renewals: the cut must not be noticed by then.
-        tokio::time::sleep(world.ttl() + SECOND).await;
-        holder.check().unwrap();
-        assert_eq!(locks.entries(world).await, before, "{how:?}: every place is kept");
-        three[1].link.cut(how).await;
-        assert_eq!(holder.release().await, Release::Released);
-        let first = first.guard(world).await;
-        assert!(second.is_waiting());
-        first.release().await;
-        second.guard(world).await.release().await;
-        locks.has_length(world, 0).await;
+    // Both at once, for they take longer than the ttl.
+    tokio::join!(guard_and_places_in_a(Cut::Fin, world, subject), guard_and_places_in_a(Cut::Rst, world, subject));
+}
+
+async fn guard_and_places_in_a(how: Cut, world: &dyn World, subject: Subject) {
+    let three = contenders(world, 3).await;
+    let locks = subject.everywhere(world, &three).await;
+    let holder = locks[0].lock().await.unwrap();
+    let first = Waiter::start(world, &locks, 1, 2).await;
+    let second = Waiter::start(world, &locks, 2, 3).await;
+    let before = locks.entries(world).await;
+    for contender in &three {
+        contender.link.cut(how).await;
     }
+    // Long enough for several renewals: the cut must not be noticed by then.
+    tokio::time::sleep(world.ttl() + SECOND).await;
+    holder.check().unwrap();
+    assert_eq!(locks.entries(world).await, before, "{how:?}: every place is kept");
+    three[1].link.cut(how).await;
+    assert_eq!(holder.release().await, Release::Released);
+    let first = first.guard(world).await;
+    assert!(second.is_waiting());
+    first.release().await;
+    second.guard(world).await.release().await;
+    locks.has_length(world, 0).await;
 }
 
 pub async fn lost_reply_of_enqueue_keeps_one_entry_in_its_place(world: &dyn World, subject: Subject) {

@@ -97,7 +97,7 @@ pub async fn withdrawing_at_any_moment_causes_no_pause(world: &dyn World) {
         poll_and_drop(bench.delayed(0, LONG).try_lock(), polls).await;
     }
     for step in 0..25 {
-        let _ = tokio::time::timeout(Duration::from_micros(200 * step), bench.delayed(0, LONG).lock()).await;
+        let _ = tokio::time::timeout(Duration::from_micros(500 * step), bench.delayed(0, LONG).lock()).await;
     }
     let guard = granted_at_once("all left in order", bench.delayed(1, LONG)).await;
     guard.release().await;

@@ -141,6 +141,7 @@ macro_rules! conformance {
                 upgrade_is_refused,
                 downgrade_keeps_its_place_and_its_token,
                 downgrade_lets_new_readers_in_and_no_writer,
+                downgrade_lets_no_writer_in_that_watches_the_one_that_turns,
                 downgrade_is_seen_by_who_comes_in_that_moment,
                 dropped_downgrade_releases,
                 lost_reply_of_a_downgrade_is_settled,

@@ -396,6 +396,24 @@ pub async fn downgrade_lets_new_readers_in_and_no_writer(world: &dyn World) {
     bench.locks[1].try_write_for(patience(world)).await.unwrap().expect("nobody reads").release().await;
 }
 
+pub async fn downgrade_lets_no_writer_in_that_watches_the_one_that_turns(world: &dyn World) {
+    let bench = Bench::new(world, 3).await;
+    let writing = bench.write(0).await;
+    let next = bench.writer(world, 1, 2).await;
+    let last = bench.writer(world, 2, 3).await;
+    let slept = bench.slept(1);
+    let reading = writing.downgrade().await.unwrap();
+    bench.sleeps_again(world, 1, slept).await;
+    assert!(next.is_waiting() && last.is_waiting(), "one reads");
+    assert_eq!(bench.kinds(world).await, [Kind::Read, Kind::Write, Kind::Write]);
+    reading.check().unwrap();
+    reading.release().await;
+    let next = next.guard_at_once("nobody reads").await;
+    assert!(last.is_waiting());
+    next.release().await;
+    last.guard_at_once("the writer has gone").await.check().unwrap();
+}
+
 /// Two that watch the same writer, and it turns in the moment in which they look.
 pub async fn downgrade_is_seen_by_who_comes_in_that_moment(world: &dyn World) {
     let bench = Bench::new(world, 3).await;
