@@ -78,6 +78,7 @@ fn either(stir: Stir, record: Watched) -> Stir {
     let Watched::Present(written) = record else { return stir };
     Box::pin(async {
         tokio::select! {
+            biased;
             () = stir => {}
             _ = written => {}
         }

@@ -309,6 +309,7 @@ impl Held for Registration {
                 self.shown.send_replace(Shown { version, outcome });
             }
             tokio::select! {
+                biased;
                 _ = self.guard.lost() => return,
                 // An error means that nobody can want another value any more.
                 Ok(()) = wanted.changed() => {}

@@ -11,9 +11,11 @@
 
 mod barrier;
 mod chronicle;
+mod condvar;
 mod count_down_latch;
 mod double_barrier;
 mod election;
+mod group;
 mod lock_delay;
 mod multi_lock;
 mod mutex;

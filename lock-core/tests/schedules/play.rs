@@ -34,6 +34,9 @@ pub(crate) trait Recipe: Send + Sync + Sized + 'static {
     /// The requests that it makes.
     const OPS: &'static [Op];
 
+    /// When nothing is broken any more, every task gets through within this time.
+    const PATIENCE: Duration = TTL.saturating_mul(20);
+
     /// The queues are semaphores.
     const LIMITED: bool = false;
 
@@ -175,7 +178,7 @@ async fn acts<R: Recipe>(plan: &Plan<R::Action>, world: &Arc<World>, clients: Ve
     }
     world.links.iter().for_each(|link| link.heal());
     // Requests that are late still arrive, and watches that will not tell are renewed one after the other.
-    let patience = TTL * 20 + RECHECK * plan.lost_events();
+    let patience = R::PATIENCE + RECHECK * plan.lost_events();
     let all = async {
         for (nth, task) in tasks.into_iter().enumerate() {
             match timeout(patience, task).await {

@@ -291,6 +291,12 @@ impl World {
         let _ = timeout(TICK, changed).await;
     }
 
+    /// The value of the entry with this key.
+    pub(crate) fn value_of(&self, key: &str) -> Option<Vec<u8>> {
+        let mut entries = self.queues.iter().flat_map(|queue| self.store.entries(queue));
+        entries.find(|entry| entry.entry.key == key).map(|entry| entry.value)
+    }
+
     /// Whether an entry is in the store.
     pub(crate) fn is_there(&self, entry: &Entry) -> bool {
         self.queues.iter().any(|queue| self.store.entries(queue).iter().any(|other| other.entry == *entry))
