@@ -435,10 +435,12 @@ async fn in_time<F: Future>(world: &dyn World, what: &str, future: F) -> F::Outp
 struct Waiter<G = Held>(tokio::task::JoinHandle<crate::Result<G>>);
 
 impl Waiter {
-    /// Starts waiting in one of the clients and returns when the entry is in the queue, which has `n` entries then.
+    /// Starts waiting in one of the clients and returns when the waiter sleeps as the last of `n` in the queue.
     async fn start(world: &dyn World, locks: &Everywhere, client: usize, n: usize) -> Self {
+        let slept = locks.slept(client);
         let waiter = Self::start_blindly(&locks[client]);
         locks.has_length(world, n).await;
+        eventually("the waiter sleeps", patience(world), || async { locks.slept(client) > slept }).await;
         waiter
     }
 

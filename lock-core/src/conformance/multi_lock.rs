@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     Contender, Cut, NOT_WOKEN, Waiter, World, contenders, fresh_name, has_length, in_time, patience, poll_and_drop,
+    sleeps,
 };
 use crate::{Error, Loss, MultiLock, Mutex, Name, Release};
 
@@ -193,9 +194,10 @@ pub async fn deadline_holds_in_silence(world: &dyn World) {
     let bench = Bench::new(world, 2, 2).await;
     let last = bench.mutex(0, 1).lock().await.unwrap();
     let all = bench.all(1);
-    let timeout = Duration::from_millis(600);
+    let timeout = Duration::from_secs(1);
     let began = Instant::now();
     let waiter = Waiter::nth(world, (&bench.names[1], 2), async move { all.try_lock_for(timeout).await }).await;
+    sleeps(world, &bench.clients[1], 1).await;
     bench.clients[1].link.hold().await;
     assert!(waiter.outcome(world).await.unwrap().is_none());
     let took = began.elapsed();

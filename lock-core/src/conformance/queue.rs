@@ -165,21 +165,26 @@ pub async fn watch_dropped_at_any_moment_misses_nothing(world: &dyn World) {
     let mut watch = bench.queue(1).watch();
     // Of a semaphore the limit is read, too.
     let semaphore = bench.clients[0].client.semaphore(&bench.name, 1).unwrap();
+    let mut told = None;
     for round in 0..16 {
-        let mut told = None;
         // Before changes that come close together count as one, and while the queue is read.
-        let moments = [Duration::ZERO, Duration::from_micros(150 * round), Duration::from_micros(20_000 + 150 * round)];
+        let moments = [Duration::ZERO, Duration::from_micros(500 * round), Duration::from_micros(20_000 + 500 * round)];
         let holder = semaphore.acquire(1).await.unwrap();
         for moment in moments {
-            told = tokio::time::timeout(moment, watch.next()).await.ok().or(told);
+            told = tokio::time::timeout(moment, watch.next()).await.ok().map(|places| places.unwrap().len()).or(told);
+        }
+        if told != Some(1) {
+            seen(&mut watch, "somebody joined", |places| places.len() == 1).await;
         }
         holder.release().await;
+        told = Some(1);
         for moment in moments {
-            told = tokio::time::timeout(moment, watch.next()).await.ok().or(told);
+            told = tokio::time::timeout(moment, watch.next()).await.ok().map(|places| places.unwrap().len()).or(told);
         }
-        if !told.is_some_and(|places| places.unwrap().is_empty()) {
+        if told != Some(0) {
             seen(&mut watch, "the queue is empty", <[Place]>::is_empty).await;
         }
+        told = Some(0);
     }
 }
 

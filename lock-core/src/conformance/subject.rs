@@ -39,8 +39,9 @@ impl Subject {
         } else {
             None
         };
-        let locks = contenders.iter().map(|contender| self.of(&contender.client, &name)).collect();
-        Everywhere { locks, name: Name::new(name).unwrap(), bystander }
+        let clients: Vec<_> = contenders.iter().map(|contender| contender.client.clone()).collect();
+        let locks = clients.iter().map(|client| self.of(client, &name)).collect();
+        Everywhere { clients, locks, name: Name::new(name).unwrap(), bystander }
     }
 
     /// One lock of a fresh name in one client.
@@ -59,6 +60,7 @@ impl Subject {
 
 /// One lock in several clients, by the client's number.
 pub(super) struct Everywhere {
+    clients: Vec<Client>,
     locks: Vec<Exclusive>,
     pub(super) name: Name,
     bystander: Option<(Contender, Permits)>,
@@ -73,6 +75,11 @@ impl Everywhere {
             assert_eq!(entries.remove(0).entry, *permits.entry());
         }
         entries
+    }
+
+    /// How often the waiters of a client have gone to sleep.
+    pub(super) fn slept(&self, client: usize) -> u64 {
+        self.clients[client].metrics().waits
     }
 
     /// Waits until the queue has `n` entries, the bystander not counted.
