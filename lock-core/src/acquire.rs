@@ -196,15 +196,21 @@ impl Attempt {
                 answer(reply, Err(error));
             }
             Err(error) => {
-                if matches!(error, Error::EntryRemoved { .. }) {
-                    live.renew_now();
-                }
-                let error = match error {
-                    Error::SessionOver { .. } => {
-                        let loss = live.health.check().err().unwrap_or(Loss::SessionEnded);
+                // The end of the session removes its entries too, and is then the reason to tell, even when this task was
+                // told of its entry first.
+                let error = match (error, live.health.check()) {
+                    (Error::SessionOver { .. } | Error::EntryRemoved { .. }, Err(loss)) => {
                         Error::SessionLost { lock: self.request.queue.to_string(), loss }
                     }
-                    error => error.of_lock(&self.request.queue),
+                    (Error::SessionOver { .. }, Ok(_)) => {
+                        Error::SessionLost { lock: self.request.queue.to_string(), loss: Loss::SessionEnded }
+                    }
+                    (error, _) => {
+                        if matches!(error, Error::EntryRemoved { .. }) {
+                            live.renew_now();
+                        }
+                        error.of_lock(&self.request.queue)
+                    }
                 };
                 live.remove_later(placed.entry);
                 answer(reply, Err(error));
