@@ -804,6 +804,8 @@ pub async fn work_is_done_by_one_leader_at_a_time_and_in_turns(world: &dyn World
 
 /// Work that is told to end and goes on until it is let go.
 struct Drain {
+    /// The token of the last turn that has begun.
+    begun: watch::Receiver<u64>,
     told: watch::Receiver<Option<Ending>>,
     finish: Arc<Notify>,
     stopper: Stopper,
@@ -813,6 +815,7 @@ struct Drain {
 impl Drain {
     fn start(election: &Election) -> Self {
         let (tell, told) = watch::channel(None);
+        let (begin, begun) = watch::channel(0);
         let finish = Arc::<Notify>::default();
         let mut selector = election.selector("drained").unwrap();
         let stopper = selector.stopper();
@@ -820,6 +823,7 @@ impl Drain {
             let finish = finish.clone();
             async move {
                 while let Some(turn) = selector.next().await.unwrap() {
+                    begin.send_replace(turn.token());
                     let ending = turn.ending().await;
                     tell.send_replace(Some(ending));
                     finish.notified().await;
@@ -829,7 +833,13 @@ impl Drain {
                 }
             }
         });
-        Self { told, finish, stopper, task }
+        Self { begun, told, finish, stopper, task }
+    }
+
+    /// Others may see who leads before the work has begun.
+    async fn works(&mut self, world: &dyn World, leader: &Leader) {
+        let begun = self.begun.wait_for(|token| *token == leader.token);
+        in_time(world, "the work begins", begun).await.unwrap();
     }
 
     async fn told(&mut self, world: &dyn World) -> Ending {
@@ -869,6 +879,7 @@ pub async fn work_comes_to_its_end_before_the_next_one_leads(world: &dyn World) 
     next.resign().await;
     let again = somebody_leads(world, &election[1]).await;
     assert!(again.token > leader.token);
+    drain.works(world, &again).await;
     let next = leads_next(world, &election[1], "next").await;
     drain.stopper.stop();
     assert_eq!(drain.told(world).await, Ending::Stopped);
