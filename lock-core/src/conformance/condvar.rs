@@ -406,9 +406,9 @@ pub async fn closing_the_client_wakes_nobody_and_leaves_no_sleeper(world: &dyn W
 }
 
 pub async fn ended_session_is_never_a_notification(world: &dyn World) {
-    let two = contenders(world, 2).await;
-    let pair = everywhere(&two);
     for timed in [false, true] {
+        let two = contenders(world, 2).await;
+        let pair = everywhere(&two);
         let guard = pair[0].lock(world).await;
         let sleeping = tokio::spawn({
             let (pair, long) = (pair[0].clone(), patience(world) * 2);
