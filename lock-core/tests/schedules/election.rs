@@ -84,6 +84,13 @@ impl Elections {
         world.check(passed.is_none(), || format!("token {token} leads, and {passed:?} was named"));
     }
 
+    /// Who has handed over leads no longer, and who has not leads on unless something else broke.
+    fn ends_with(&self, client: usize, leadership: &Leadership, handed_over: bool) {
+        let broken = !self.world.is_clean(client) || self.world.any_by_hand();
+        let ended = leadership.check().is_err();
+        self.world.check(ended == handed_over || ended && broken, || format!("handed over: {handed_over}"));
+    }
+
     async fn during(&self, client: usize, what: &During, leadership: &Leadership) -> Result<()> {
         match what {
             During::Proclaim(n) => {
@@ -95,7 +102,7 @@ impl Elections {
             }
             During::Transfer => {
                 let handed_over = leadership.transfer().await?;
-                self.world.check(handed_over == leadership.check().is_err(), || format!("handed over: {handed_over}"));
+                self.ends_with(client, leadership, handed_over);
             }
             During::TransferTo(nth) => {
                 let candidates = self.elections[client].candidates().await?;
@@ -103,7 +110,7 @@ impl Elections {
                     candidates.iter().filter(|candidate| candidate.entry != *leadership.entry()).collect();
                 let Some(candidate) = others.get(nth % others.len().max(1)) else { return Ok(()) };
                 let named = leadership.transfer_to(candidate).await?;
-                self.world.check(named == leadership.check().is_err(), || format!("named: {named}"));
+                self.ends_with(client, leadership, named);
                 self.seen().successor = named.then(|| (leadership.token(), candidate.entry.clone()));
             }
         }

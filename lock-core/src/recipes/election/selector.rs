@@ -87,7 +87,7 @@ impl Selector {
     ///         async move {
     ///             leadership.check()?;
     ///             stopper.stop(); // after the first round
-    ///             lock_core::Result::Ok(())
+    ///             Ok::<(), lock_core::Error>(())
     ///         }
     ///     })
     ///     .await?;
