@@ -5,8 +5,8 @@
 //! compares that with the store at every change. So a schedule that breaks a promise is made smaller as long as it still
 //! does, and printed together with the seed that it was drawn from.
 //!
-//! To repeat one: `SCHEDULE_SEED=42 cargo test -p lock-core --test schedules mutex`. To play more of each recipe:
-//! `SCHEDULES=100000 cargo test …`. The same seed draws the same schedule as long as the strategies stay as they are; what is to be kept
+//! To repeat one: `SCHEDULE_SEED=42 cargo test -p lock-core --test schedules mutex`. To play more of each recipe, and
+//! others than those of every run: `SCHEDULES=100000 SCHEDULES_FROM=1000000 cargo test …`. The same seed draws the same schedule as long as the strategies stay as they are; what is to be kept
 //! for good becomes a named test.
 
 mod barrier;

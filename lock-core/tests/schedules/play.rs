@@ -72,8 +72,9 @@ pub(crate) fn play_many<R: Recipe>(schedules: u64) {
     let seeds = match setting("SCHEDULE_SEED") {
         Some(seed) => seed..seed + 1,
         None => {
-            let first = fastrand::u64(..u64::MAX / 2);
-            first..first + setting("SCHEDULES").unwrap_or(schedules)
+            // The same ones each time, so that a run that fails tells of what was changed.
+            let first = setting("SCHEDULES_FROM").unwrap_or(1);
+            first..first.saturating_add(setting("SCHEDULES").unwrap_or(schedules))
         }
     };
     let plans = plans(R::actions(), R::OPS);
