@@ -277,7 +277,14 @@ impl Attempt {
     /// Whether one who is not ready to wait need not even enter, where the queue may be shared. An entry that joins only to
     /// leave again could be in the way of others who are not ready to wait either.
     async fn is_busy(&self, live: &Live) -> Result<bool> {
-        let rule = self.rule(live, Belief::Checked).await?;
+        let limits = match self.request.limit {
+            Some(believed) => {
+                let stored = record::limits(live, &self.request.queue).await?;
+                stored.unwrap_or_else(|| Limits::first(believed))
+            }
+            None => Limits::NONE,
+        };
+        let rule = self.rule_within(limits, Belief::Checked)?;
         let queue = live.retry(|| live.session.entries(&self.request.queue, usize::MAX)).await?;
         let nearest = queue.into_iter().rev().map(|entry| entry.standing()).collect();
         let ahead = crate::backend::Ahead { nearest, more: false };
@@ -305,20 +312,23 @@ impl Attempt {
 
     /// The rule of this moment: for a semaphore, the limit is read from the store.
     async fn rule(&self, live: &Live, belief: Belief) -> Result<Rule> {
-        let limits = match (self.request.limit, self.request.kind) {
-            (Some(believed), Kind::Permits(wanted)) => {
-                let stored = record::limits(live, &self.request.queue, believed).await?;
-                if belief == Belief::Checked && stored.now != believed {
-                    let name = self.request.queue.to_string();
-                    return Err(Error::LimitMismatch { name, asked: believed, stored: stored.now });
-                }
-                if wanted > stored.now {
-                    return Err(Error::too_many_permits(wanted, stored.now));
-                }
-                stored
-            }
-            _ => Limits::NONE,
+        let limits = match self.request.limit {
+            Some(believed) => record::limits_or_first(live, &self.request.queue, believed).await?,
+            None => Limits::NONE,
         };
+        self.rule_within(limits, belief)
+    }
+
+    fn rule_within(&self, limits: Limits, belief: Belief) -> Result<Rule> {
+        if let (Some(believed), Kind::Permits(wanted)) = (self.request.limit, self.request.kind) {
+            if belief == Belief::Checked && limits.now != believed {
+                let name = self.request.queue.to_string();
+                return Err(Error::LimitMismatch { name, asked: believed, stored: limits.now });
+            }
+            if wanted > limits.now {
+                return Err(Error::too_many_permits(wanted, limits.now));
+            }
+        }
         Ok(Rule { kind: self.request.kind, limits })
     }
 
@@ -459,11 +469,7 @@ impl Attempt {
     }
 
     fn other_recipe(&self, found: Kind) -> Error {
-        Error::OtherRecipe {
-            name: self.request.queue.to_string(),
-            wanted: self.request.kind.recipe(),
-            found: found.recipe(),
-        }
+        record::other_recipe(&self.request.queue, self.request.kind, found)
     }
 }
 

@@ -20,6 +20,11 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) const NONE: Self = Self { now: 0, highest: 0 };
+
+    /// Those of a semaphore whose first user believes in this limit.
+    pub(crate) fn first(believed: u32) -> Self {
+        Self { now: believed, highest: believed }
+    }
 }
 
 /// What an entry may do, given what is ahead of it.
@@ -63,7 +68,7 @@ impl Rule {
 
     /// Whether an entry of this kind is granted, by what is ahead of it.
     pub(crate) fn decide(self, ahead: &Ahead) -> Decision<'_> {
-        if let Some(other) = ahead.nearest.iter().find(|other| !self.shares_with(other.kind)) {
+        if let Some(other) = ahead.nearest.iter().find(|other| !are_of_one_recipe(self.kind, other.kind)) {
             return Decision::OtherRecipe(other.kind);
         }
         match self.kind {
@@ -81,11 +86,11 @@ impl Rule {
     pub(crate) fn leaves_room_behind(self, ahead: &Ahead) -> bool {
         matches!(self.kind, Kind::Permits(wanted) if wanted < self.limits.now || !ahead.nearest.is_empty())
     }
+}
 
-    fn shares_with(self, other: Kind) -> bool {
-        self.kind.recipe() == other.recipe()
-            || other == Kind::Unmarked && matches!(self.kind, Kind::Exclusive | Kind::Candidate)
-    }
+/// Whether an entry may be behind that other one in a queue.
+pub(crate) fn are_of_one_recipe(mine: Kind, other: Kind) -> bool {
+    mine.recipe() == other.recipe() || other == Kind::Unmarked && matches!(mine, Kind::Exclusive | Kind::Candidate)
 }
 
 /// Granted to the first entry; every other one waits for its immediate predecessor, so that a release wakes one.

@@ -87,7 +87,9 @@ pub enum Error {
         source: Source,
     },
 
-    /// The name is in use by another recipe. Nothing was left in the store.
+    /// The name is in use by another recipe. Nothing was left in the store; except that a semaphore or double barrier whose
+    /// very first use coincides with that of the other recipe may have left its limit or number of parties, as if it had come
+    /// and gone just before.
     #[error("{name:?} is in use as a {found}, so it cannot be a {wanted}: give each recipe a name of its own")]
     OtherRecipe {
         /// The name.

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Change, Entry, Watch, Watched, Written};
-use crate::decision::Limits;
+use crate::backend::{Change, Entry, Kind, Watch, Watched, Written};
+use crate::decision::{Limits, are_of_one_recipe};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::session::{Backoff, Live, recheck};
@@ -207,6 +207,20 @@ pub(crate) async fn count_change(live: &Live, name: &Name) -> Result<()> {
     }
 }
 
+/// Refuses a name whose queue is in use by another recipe than that of `kind`. To be asked before the first record of a
+/// recipe is written, because a record is a claim on the name that outlives the queue.
+pub(crate) async fn unclaimed(live: &Live, name: &Name, kind: Kind) -> Result<()> {
+    let first = live.retry(|| live.session.entries(name, 1)).await?.pop();
+    match first {
+        Some(first) if !are_of_one_recipe(kind, first.kind) => Err(other_recipe(name, kind, first.kind)),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn other_recipe(name: &Name, wanted: Kind, found: Kind) -> Error {
+    Error::OtherRecipe { name: name.to_string(), wanted: wanted.recipe(), found: found.recipe() }
+}
+
 /// What becomes of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Update {
@@ -228,18 +242,28 @@ fn parse(value: &[u8], name: &Name, wanted: &'static str) -> Result<Option<Recor
     Ok(Some(record))
 }
 
-/// The limits of a semaphore. Whoever comes first sets the one it believes in.
-pub(crate) async fn limits(live: &Live, name: &Name, believed: u32) -> Result<Limits> {
-    const SEMAPHORE: &str = "semaphore";
-    if let Some(Record::Semaphore { limit, highest }) = read(live, name, SEMAPHORE).await? {
-        return Ok(Limits { now: limit, highest });
+const SEMAPHORE: &str = "semaphore";
+
+/// The limits of a semaphore; `None` before its first use.
+pub(crate) async fn limits(live: &Live, name: &Name) -> Result<Option<Limits>> {
+    Ok(match read(live, name, SEMAPHORE).await? {
+        Some(Record::Semaphore { limit, highest }) => Some(Limits { now: limit, highest }),
+        _ => None,
+    })
+}
+
+/// The same, for one who is about to use it: whoever comes first sets the one it believes in.
+pub(crate) async fn limits_or_first(live: &Live, name: &Name, believed: u32) -> Result<Limits> {
+    if let Some(limits) = limits(live, name).await? {
+        return Ok(limits);
     }
+    unclaimed(live, name, Kind::Permits(believed)).await?;
     update(live, name, SEMAPHORE, |record| {
         Ok(match record {
             Some(Record::Semaphore { limit, highest }) => (Update::Keep, Limits { now: limit, highest }),
             _ => {
                 let first = Record::Semaphore { limit: believed, highest: believed };
-                (Update::Write(first), Limits { now: believed, highest: believed })
+                (Update::Write(first), Limits::first(believed))
             }
         })
     })

@@ -205,6 +205,9 @@ macro_rules! conformance {
                 cut_off_holder_causes_a_pause_after_its_end;
             wrong_use:
                 who_comes_to_another_recipe_is_told,
+                changing_the_limit_of_another_recipe_is_refused,
+                record_of_another_recipe_stays_as_it_is,
+                refused_one_leaves_the_name_to_others,
                 those_who_wait_are_not_disturbed,
                 two_recipes_in_the_same_moment_never_hold_both,
                 what_is_kept_beside_the_queue_is_one_recipes,
@@ -504,6 +507,16 @@ async fn has_length(world: &dyn World, queue: &Name, n: usize) {
     let within = patience(world);
     let reached = tokio::time::timeout(within, poll).await;
     assert!(reached.is_ok(), "the queue of {queue} has {last:?} entries, not {n}, after {within:?}");
+}
+
+/// The record of a name as it is stored; empty when there is none.
+async fn record(client: &Client, name: &Name) -> Vec<u8> {
+    let name = name.clone();
+    let reading = client.with_session(move |live| async move {
+        let place = live.session.record(&name);
+        live.retry(|| live.session.read(&place)).await
+    });
+    reading.await.expect("the store answers").expect("a record is always there").value
 }
 
 /// Waits until the waiters of a client have gone to sleep this often.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use super::{Contender, NOT_WOKEN, Waiter, World, contenders, fresh_name, has_length, in_time};
+use super::{Contender, NOT_WOKEN, Waiter, World, contenders, fresh_name, has_length, in_time, record};
 use crate::backend::{Enqueue, Enqueued, Kind};
-use crate::{Client, Error, Guard, MultiGuard, Name, Result, Role};
+use crate::{Client, Error, Guard, Membership, MultiGuard, Name, Result, Role};
 
 /// A way to hold a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +22,12 @@ enum Way {
     Writer,
     Semaphore,
     Election,
+    Group,
+    /// Of one, which goes in at once.
+    DoubleBarrier,
 }
 
-const WAYS: [Way; 8] = [
+const WAYS: [Way; 10] = [
     Way::Mutex,
     Way::DelayedMutex,
     Way::ReentrantMutex,
@@ -33,6 +36,8 @@ const WAYS: [Way; 8] = [
     Way::Writer,
     Way::Semaphore,
     Way::Election,
+    Way::Group,
+    Way::DoubleBarrier,
 ];
 
 /// What is held, for as long as it is not dropped.
@@ -58,6 +63,12 @@ impl Held for MultiGuard {
     }
 }
 
+impl Held for Membership {
+    fn check(&self) -> Result<()> {
+        self.id().map(drop).ok_or_else(|| self.trouble().expect("why it is not registered"))
+    }
+}
+
 impl Way {
     fn recipe(self) -> &'static str {
         match self {
@@ -65,6 +76,8 @@ impl Way {
             Self::Reader | Self::Writer => "read-write lock",
             Self::Semaphore => "semaphore",
             Self::Election => "election",
+            Self::Group => "group",
+            Self::DoubleBarrier => "double barrier",
         }
     }
 
@@ -78,10 +91,12 @@ impl Way {
             Self::Writer => Box::new(client.rw_lock(name)?.write().await?),
             Self::Semaphore => Box::new(client.semaphore(name, 3)?.acquire(1).await?),
             Self::Election => Box::new(client.election(name)?.campaign("me").await?),
+            Self::Group => Box::new(client.group(name)?.join("me").await?),
+            Self::DoubleBarrier => Box::new(client.double_barrier(name, 1)?.enter().await?),
         })
     }
 
-    /// Without waiting; `None` for an election, which has no such way.
+    /// Without waiting; `None` where there is no such way.
     async fn try_hold(self, client: &Client, name: &Name) -> Result<Option<Box<dyn Held>>> {
         fn held<G: Held + 'static>(held: G) -> Box<dyn Held> {
             Box::new(held)
@@ -94,12 +109,15 @@ impl Way {
             Self::Reader => client.rw_lock(name)?.try_read().await?.map(held),
             Self::Writer => client.rw_lock(name)?.try_write().await?.map(held),
             Self::Semaphore => client.semaphore(name, 3)?.try_acquire(1).await?.map(held),
-            Self::Election => None,
+            Self::DoubleBarrier => client.double_barrier(name, 1)?.enter_for(SECOND).await?.map(held),
+            Self::Election | Self::Group => None,
         })
     }
 }
 
 const DELAY: Duration = Duration::from_millis(100);
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Every two ways of different recipes.
 fn pairs() -> impl Iterator<Item = (Way, Way)> {
@@ -126,21 +144,154 @@ pub async fn who_comes_to_another_recipe_is_told(world: &dyn World) {
     for (holds, comes) in pairs() {
         let name = a_name();
         let holder = in_time(world, "the name is free", holds.hold(&two[0].client, &name)).await.unwrap();
+        let kept = record(&two[0].client, &name).await;
+        let nothing_is_left = || async {
+            assert_eq!(world.entries(&name).await.len(), 1, "{comes:?} left an entry behind {holds:?} when told");
+            let left = record(&two[0].client, &name).await;
+            assert_eq!(left, kept, "{comes:?} left a record beside {holds:?} when told");
+        };
         for Contender { client, .. } in &two {
             let outcome = tokio::time::timeout(NOT_WOKEN, comes.hold(client, &name)).await;
             let outcome = outcome.unwrap_or_else(|_| panic!("{comes:?} waits for {holds:?}"));
             told(&outcome.unwrap_err(), &name, holds, comes);
-            assert_eq!(world.entries(&name).await.len(), 1, "{comes:?} left an entry behind {holds:?} when told");
+            nothing_is_left().await;
             let outcome = tokio::time::timeout(NOT_WOKEN, comes.try_hold(client, &name)).await;
             match outcome.unwrap_or_else(|_| panic!("{comes:?} waits for {holds:?}")) {
                 Ok(none) => assert!(none.is_none(), "{comes:?} beside {holds:?}"),
                 Err(error) => told(&error, &name, holds, comes),
             }
-            assert_eq!(world.entries(&name).await.len(), 1, "{comes:?} left an entry behind {holds:?} when told");
+            nothing_is_left().await;
         }
         holder.check().unwrap();
         drop(holder);
         has_length(world, &name, 0).await;
+    }
+}
+
+pub async fn changing_the_limit_of_another_recipe_is_refused(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    for holds in WAYS.into_iter().filter(|way| *way != Way::Semaphore) {
+        let name = a_name();
+        let holder = in_time(world, "the name is free", holds.hold(&two[0].client, &name)).await.unwrap();
+        let kept = record(&two[0].client, &name).await;
+        let changing = two[1].client.semaphore(&name, 3).unwrap();
+        let error = in_time(world, "a refusal", changing.set_limit(4)).await.unwrap_err();
+        told(&error, &name, holds, Way::Semaphore);
+        assert_eq!(record(&two[0].client, &name).await, kept, "a limit was left beside {holds:?}");
+        holder.check().unwrap();
+    }
+}
+
+/// A recipe that keeps a record, and goes on keeping it without anybody in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeper {
+    Semaphore,
+    Election,
+    DoubleBarrier,
+    Barrier,
+    Latch,
+    Group,
+}
+
+const KEEPERS: [Keeper; 6] =
+    [Keeper::Semaphore, Keeper::Election, Keeper::DoubleBarrier, Keeper::Barrier, Keeper::Latch, Keeper::Group];
+
+impl Keeper {
+    fn recipe(self) -> &'static str {
+        match self {
+            Self::Semaphore => "semaphore",
+            Self::Election => "election",
+            Self::DoubleBarrier => "double barrier",
+            Self::Barrier => "barrier",
+            Self::Latch => "count-down latch",
+            Self::Group => "group",
+        }
+    }
+
+    /// Uses the name, so that a record stays.
+    async fn keep(self, client: &Client, name: &Name) -> Result<()> {
+        match self {
+            Self::Semaphore => client.semaphore(name, 3)?.acquire(1).await.map(drop),
+            Self::Election => client.election(name)?.campaign("me").await.map(drop),
+            Self::DoubleBarrier => client.double_barrier(name, 1)?.enter().await.map(drop),
+            Self::Barrier => client.barrier(name)?.raise().await,
+            Self::Latch => client.count_down_latch(name, 3)?.count_down().await.map(drop),
+            Self::Group => client.group(name)?.join("me").await?.update("still me").await,
+        }
+    }
+
+    /// Everything that may write the record.
+    async fn attempts(self, client: &Client, name: &Name) -> Vec<Result<()>> {
+        match self {
+            Self::Semaphore => {
+                let semaphore = client.semaphore(name, 3).unwrap();
+                vec![
+                    semaphore.acquire(1).await.map(drop),
+                    semaphore.try_acquire(1).await.map(drop),
+                    semaphore.try_acquire_for(1, SECOND).await.map(drop),
+                    semaphore.set_limit(4).await.map(drop),
+                ]
+            }
+            Self::Election => vec![client.election(name).unwrap().campaign("me").await.map(drop)],
+            Self::DoubleBarrier => {
+                let barrier = client.double_barrier(name, 1).unwrap();
+                vec![barrier.enter().await.map(drop), barrier.enter_for(SECOND).await.map(drop)]
+            }
+            Self::Barrier => {
+                let barrier = client.barrier(name).unwrap();
+                vec![barrier.raise().await, barrier.lower().await, barrier.wait().await]
+            }
+            Self::Latch => {
+                let latch = client.count_down_latch(name, 3).unwrap();
+                vec![latch.count_down().await.map(drop), latch.reset().await, latch.wait().await]
+            }
+            Self::Group => vec![client.group(name).unwrap().join("me").await.map(drop)],
+        }
+    }
+}
+
+pub async fn record_of_another_recipe_stays_as_it_is(world: &dyn World) {
+    let one = world.contender().await;
+    for keeps in KEEPERS {
+        let name = a_name();
+        in_time(world, "the name is free", keeps.keep(&one.client, &name)).await.unwrap();
+        has_length(world, &name, 0).await;
+        let kept = record(&one.client, &name).await;
+        assert!(!kept.is_empty(), "{keeps:?} keeps a record");
+        let comers = KEEPERS.into_iter().filter(|comes| *comes != keeps);
+        for comes in comers {
+            for attempt in in_time(world, "told", comes.attempts(&one.client, &name)).await {
+                let error = attempt.expect_err("refused");
+                let found = keeps.recipe();
+                let as_told = matches!(&error, Error::OtherRecipe { found: told, .. } if *told == found);
+                assert!(as_told, "{comes:?} comes to {keeps:?}: {error}");
+                assert_eq!(record(&one.client, &name).await, kept, "{comes:?} wrote the record of {keeps:?}");
+                assert_eq!(world.entries(&name).await.len(), 0, "{comes:?} left an entry with {keeps:?}");
+            }
+        }
+        let delayed = in_time(world, "told", Way::DelayedMutex.hold(&one.client, &name)).await.unwrap_err();
+        assert!(matches!(delayed, Error::OtherRecipe { wanted: "mutex", .. }), "{delayed}");
+        let delayed = in_time(world, "told", Way::DelayedMutex.try_hold(&one.client, &name)).await.unwrap_err();
+        assert!(matches!(delayed, Error::OtherRecipe { wanted: "mutex", .. }), "{delayed}");
+        assert_eq!(record(&one.client, &name).await, kept, "a lock delay wrote the record of {keeps:?}");
+        in_time(world, "it is still its own", keeps.keep(&one.client, &name)).await.unwrap();
+    }
+}
+
+/// Who was refused has no claim on a name that never was its own.
+pub async fn refused_one_leaves_the_name_to_others(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    for comes in [Way::Semaphore, Way::DoubleBarrier, Way::Election, Way::Group] {
+        let name = a_name();
+        let holder = two[0].client.mutex(&name).unwrap().lock().await.unwrap();
+        told(&in_time(world, "told", comes.hold(&two[1].client, &name)).await.unwrap_err(), &name, Way::Mutex, comes);
+        let _ = in_time(world, "told", comes.try_hold(&two[1].client, &name)).await;
+        let barrier = two[1].client.barrier(&name).unwrap();
+        in_time(world, "nobody else keeps a record", barrier.raise()).await.unwrap();
+        in_time(world, "it is still its own", barrier.lower()).await.unwrap();
+        let delayed = two[1].client.mutex(&name).unwrap().with_lock_delay(DELAY);
+        holder.release().await;
+        in_time(world, "the name is free", delayed.lock()).await.unwrap().release().await;
     }
 }
 
@@ -153,7 +304,7 @@ pub async fn those_who_wait_are_not_disturbed(world: &dyn World) {
             Way::Reader => Way::Writer,
             // A second owner of its own would have to be named.
             Way::ReentrantMutex => Way::Mutex,
-            Way::Semaphore => continue,
+            Way::Semaphore | Way::Group | Way::DoubleBarrier => continue,
             way => way,
         };
         let holder = in_time(world, "the name is free", holds.hold(&two[0].client, &name)).await.unwrap();

@@ -157,13 +157,17 @@ impl DoubleBarrier {
 
     /// Takes a place in the queue. The first user sets the number of parties.
     async fn come(&self) -> Result<Guard> {
-        let this = self.clone();
-        let known = move |record: Option<Record>| {
-            let update =
-                if record.is_some() { Update::Keep } else { Update::Write(Rounds::new(this.parties).to_record()) };
-            this.rounds(record.as_ref()).map(|_| (update, ()))
-        };
-        self.state.update(known).await?;
+        let record = self.state.read().await?;
+        self.rounds(record.as_ref())?;
+        if record.is_none() {
+            let this = self.clone();
+            let first = move |record: Option<Record>| {
+                let update =
+                    if record.is_some() { Update::Keep } else { Update::Write(Rounds::new(this.parties).to_record()) };
+                this.rounds(record.as_ref()).map(|_| (update, ()))
+            };
+            self.state.claim(Kind::Party, first).await?;
+        }
         loop {
             let request = self.named.request(Kind::Party)?;
             // Without a deadline the answer is a guard or an error.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::backend::Kind;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -44,6 +45,24 @@ impl Recorded {
     /// whatever becomes of the caller.
     pub(crate) async fn update<T: Send + 'static>(
         &self,
+        change: impl FnMut(Option<Record>) -> Result<(Update, T)> + Send + 'static,
+    ) -> Result<T> {
+        self.update_or_claim(None, change).await
+    }
+
+    /// The same for the first record of a recipe whose entries are of this kind: refused when the queue of the name is in
+    /// use by another recipe.
+    pub(crate) async fn claim<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        change: impl FnMut(Option<Record>) -> Result<(Update, T)> + Send + 'static,
+    ) -> Result<T> {
+        self.update_or_claim(Some(kind), change).await
+    }
+
+    async fn update_or_claim<T: Send + 'static>(
+        &self,
+        claims_with: Option<Kind>,
         mut change: impl FnMut(Option<Record>) -> Result<(Update, T)> + Send + 'static,
     ) -> Result<T> {
         let Self { client, name, recipe } = self.clone();
@@ -51,7 +70,13 @@ impl Recorded {
             let mut backoff = Backoff::default();
             loop {
                 let live = client.live().await?;
-                match record::update(&live, &name, recipe, &mut change).await {
+                let updated = async {
+                    if let Some(kind) = claims_with {
+                        record::unclaimed(&live, &name, kind).await?;
+                    }
+                    record::update(&live, &name, recipe, &mut change).await
+                };
+                match updated.await {
                     Err(Error::SessionOver { .. }) => tokio::time::sleep(backoff.next()).await,
                     updated => return updated.map_err(|error| error.of_lock(&name)),
                 }

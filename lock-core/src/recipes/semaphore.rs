@@ -133,7 +133,8 @@ impl Semaphore {
     /// Returns the semaphore with the new limit.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for 0, and those of [`Client::entries`].
+    /// [`Error::InvalidConfig`] for 0; [`Error::OtherRecipe`] when the name is in use by another recipe; those of
+    /// [`Client::entries`].
     ///
     /// # Cancel safety
     /// The change may or may not be made.
@@ -155,6 +156,9 @@ impl Semaphore {
         self.named
             .client
             .with_session(move |live| async move {
+                if record::limits(&live, &name).await?.is_none() {
+                    record::unclaimed(&live, &name, Kind::Permits(limit)).await?;
+                }
                 record::update(&live, &name, SEMAPHORE, |record| {
                     let was = match record {
                         Some(Record::Semaphore { limit: now, highest }) if now == limit => {
