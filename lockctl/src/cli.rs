@@ -1,0 +1,60 @@
+//! What can be written on the command line. The options of a subcommand are beside its code.
+
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::connect::Store;
+use crate::run;
+
+const AFTER_HELP: &str = "\
+Examples:
+  lockctl run nightly-backup -- /usr/local/bin/backup --full
+  lockctl --backend etcd://db1,db2,db3 run --try reindex -- make reindex
+
+lockctl --exit-codes lists what the exit codes mean.";
+
+/// Locks for shell scripts that never overlap, and a look into the queues
+#[derive(Debug, Parser)]
+#[command(name = "lockctl", version, after_help = AFTER_HELP, subcommand_help_heading = "Commands")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) store: Store,
+
+    /// List the exit codes and what they mean
+    #[arg(long)]
+    pub(crate) exit_codes: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command while holding a lock
+    Run(run::Args),
+}
+
+/// A duration such as `15s`, for options.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "expected a duration with a unit, such as 15s, 500ms or 1m30s".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert!(duration("15").unwrap_err().contains("15s"));
+    }
+}

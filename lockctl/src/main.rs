@@ -1,0 +1,62 @@
+//! Locks for shell scripts, and a look into the queues.
+//!
+//! `lockctl run` is the heart, and [`run`] tells how it keeps its promise: the command is dead before anybody else can
+//! hold the lock.
+
+#![allow(dead_code, reason = "subcommands that need it are being added")]
+
+mod cli;
+mod connect;
+mod exit;
+mod output;
+mod run;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use cli::{Cli, Command};
+use exit::{Exit, Failure};
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "lockctl needs Linux: it relies on death signals, child subreapers and CLOCK_BOOTTIME to end a command in time"
+);
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody is left to be told that this failed.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::USAGE.into() } else { Exit::OK.into() };
+        }
+    };
+    match dispatch(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.tell();
+            failure.exit().into()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<Exit, Failure> {
+    if cli.exit_codes {
+        output::print(&exit::table())?;
+        return Ok(Exit::OK);
+    }
+    let Some(command) = cli.command else {
+        let _ = write!(std::io::stderr(), "{}", Cli::command().render_help());
+        return Ok(Exit::USAGE);
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::internal(format!("no runtime: {error}")))?;
+    let store = cli.store;
+    runtime.block_on(async {
+        match command {
+            Command::Run(args) => run::main(&store, args).await,
+        }
+    })
+}
