@@ -122,6 +122,17 @@ pub trait Session: Any + fmt::Debug + Send + Sync {
     /// Sees everything that was done to the queue before this call began, by any client.
     async fn entries(&self, queue: &Name, limit: usize) -> Result<Vec<QueueEntry>>;
 
+    /// The names that start with `prefix` of the queues that have a live entry, in the order of the names.
+    ///
+    /// # Contract
+    /// * Sees everything that was done to the queues before this call began, by any client.
+    /// * What is left of a queue without entries is none: its [record](Self::record), an empty directory.
+    /// * A queue of other clients is told of by the name under which [`entries`](Self::entries) lists it; one that has no
+    ///   such name, because its place is not the [segment](Name::segment) of any, or that may not be read, is skipped.
+    /// * Read in parts, each no longer than the list of one queue or the names of all: the store need not have all entries
+    ///   in one answer.
+    async fn queues(&self, prefix: &str) -> Result<Vec<Name>>;
+
     /// Where the record of a queue is kept: a value of at most 64 KiB that belongs to no session, such as a semaphore's
     /// limit. To be given to [`read`](Self::read), [`write`](Self::write) and [`watch`](Self::watch). Makes no request.
     fn record(&self, queue: &Name) -> Entry;

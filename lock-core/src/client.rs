@@ -192,6 +192,28 @@ impl Client {
         self.with_session(move |live| async move { live.retry(|| live.session.entries(&name, usize::MAX)).await }).await
     }
 
+    /// The names, in order, that start with `prefix` and in whose queues somebody stands, whatever recipe and kind of client
+    /// it is. With an empty prefix, all. For people and tools: the store has to look at every queue.
+    ///
+    /// # Errors
+    /// Those of [`connect`](Self::connect) and [`Error::Unavailable`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let hourly = client.mutex("reports/hourly")?.lock().await?;
+    /// let names = client.queues("reports/").await?;
+    /// assert_eq!(names[0].as_str(), "reports/hourly");
+    /// hourly.release().await;
+    /// assert!(client.queues("reports/").await?.is_empty());
+    /// # Ok(()) }
+    /// ```
+    pub async fn queues(&self, prefix: impl AsRef<str>) -> Result<Vec<Name>> {
+        let prefix = prefix.as_ref().to_owned();
+        self.with_session(move |live| async move { live.retry(|| live.session.queues(&prefix)).await }).await
+    }
+
     /// The id of the present session as the store's own tools show it, opening one if need be.
     ///
     /// # Errors

@@ -41,6 +41,35 @@ impl Name {
         Ok(Self { raw: raw.into(), segment: segment.into() })
     }
 
+    /// The name whose [segment](Self::segment) this is; `None` when it is the segment of none.
+    ///
+    /// # Examples
+    /// ```
+    /// use lock_core::Name;
+    ///
+    /// assert_eq!(Name::from_segment("a%2Fb"), Some(Name::new("a/b")?));
+    /// assert_eq!(Name::from_segment("a%2fb"), None, "hex digits are in upper case");
+    /// assert_eq!(Name::from_segment("%record"), None);
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
+    pub fn from_segment(segment: &str) -> Option<Self> {
+        let raw = percent_encoding::percent_decode_str(segment).decode_utf8().ok()?;
+        Self::new(raw).ok().filter(|name| name.segment() == segment)
+    }
+
+    /// What the segments of all names that start with `prefix` start with, as far as that can be told.
+    ///
+    /// # Examples
+    /// ```
+    /// use lock_core::Name;
+    ///
+    /// assert_eq!(Name::common_segment("a/"), "a%2F");
+    /// assert_eq!(Name::common_segment("."), "", "the name `.` is escaped, the name `.x` is not");
+    /// ```
+    pub fn common_segment(prefix: &str) -> String {
+        if prefix == "." || prefix == ".." { String::new() } else { escape(prefix) }
+    }
+
     /// The name as the user wrote it.
     pub fn as_str(&self) -> &str {
         &self.raw
@@ -160,7 +189,22 @@ mod tests {
                 prop_assert_eq!(back.as_ref(), name.as_str());
                 prop_assert!(!n.segment().contains('/') && n.segment() != "." && n.segment() != "..");
                 prop_assert!(!n.segment().chars().any(char::is_control));
+                prop_assert_eq!(Name::from_segment(n.segment()), Some(n));
             }
+        }
+
+        #[test]
+        fn a_segment_is_that_of_the_name_it_is_read_as(segment in "\\PC{0,20}|[%0-9A-Fa-f./]{0,12}|(%[0-9A-F]{2}){0,4}") {
+            if let Some(name) = Name::from_segment(&segment) {
+                prop_assert_eq!(name.segment(), segment);
+            }
+        }
+
+        #[test]
+        fn segments_start_as_their_prefixes_do(name in "[\\.]{1,3}|[./%a🔒\u{85}]{1,6}", at in 0..7_usize) {
+            let prefix: String = name.chars().take(at).collect();
+            let segment = Name::new(&name).unwrap().segment().to_owned();
+            prop_assert!(segment.starts_with(&Name::common_segment(&prefix)), "{segment} {prefix}");
         }
     }
 }

@@ -65,7 +65,7 @@ impl Link for MemoryLink {
     }
 
     async fn lose_next_reply(&self, _text: &str, _how: Cut) {
-        for op in [Op::Enqueue, Op::Dequeue, Op::Write, Op::Downgrade] {
+        for op in [Op::Enqueue, Op::Dequeue, Op::Write, Op::Downgrade, Op::Queues] {
             self.0.link().plan(op, Fault::DropReply);
         }
     }

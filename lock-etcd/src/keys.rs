@@ -57,6 +57,11 @@ pub(crate) fn record_prefix(namespace: &str) -> String {
     within(namespace, "%record/")
 }
 
+/// What all keys of a namespace start with.
+pub(crate) fn root(namespace: &str) -> String {
+    within(namespace, "")
+}
+
 fn within(namespace: &str, key: &str) -> String {
     if namespace.is_empty() { key.to_owned() } else { format!("{namespace}/{key}") }
 }
@@ -67,11 +72,17 @@ pub(crate) fn prefix_of(key: &[u8]) -> &[u8] {
     &key[..end]
 }
 
-/// The first key behind those with `prefix`, which ends with a slash.
+/// The first key with `prefix`. No key is empty.
+pub(crate) fn start_of(prefix: &[u8]) -> Vec<u8> {
+    if prefix.is_empty() { vec![0] } else { prefix.to_vec() }
+}
+
+/// The first key behind those with `prefix`, which is text; etcd takes `\0` for the end of all keys.
 pub(crate) fn end_of(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
-    if let Some(last) = end.last_mut() {
-        *last += 1;
+    match end.last_mut() {
+        Some(last) => *last += 1,
+        None => end.push(0),
     }
     end
 }
@@ -139,7 +150,9 @@ mod tests {
         assert_eq!(record_prefix(""), "%record/");
         assert_eq!(prefix_of(b"ns/l/694d-0f"), b"ns/l/");
         assert_eq!(prefix_of(b"x"), b"");
-        assert_eq!(end_of(b"l/"), b"l0");
+        assert_eq!((root(""), root("ns/x")), (String::new(), "ns/x/".to_owned()));
+        assert_eq!((start_of(b"l/"), end_of(b"l/")), (b"l/".to_vec(), b"l0".to_vec()));
+        assert_eq!((start_of(b""), end_of(b"")), (vec![0], vec![0]), "all keys");
     }
 
     #[test]

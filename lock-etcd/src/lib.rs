@@ -35,6 +35,7 @@ mod error;
 mod guarded;
 mod keys;
 mod queue;
+mod queues;
 mod renewal;
 mod session;
 mod table;

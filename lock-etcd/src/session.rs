@@ -19,6 +19,7 @@ use crate::endpoints::{Connection, Endpoints};
 use crate::error::{Failure, Meaning};
 use crate::keys;
 use crate::queue::{ENTER, LEAVE, LIST, LOOK, SETTLE};
+use crate::queues::LIST_NAMES;
 use crate::renewal::{Renewal, Round};
 use crate::values::{OWNER, READ, WRITE};
 use crate::watch::{WATCH, WATCH_QUEUE};
@@ -161,6 +162,10 @@ impl Session for EtcdSession {
 
     async fn entries(&self, queue: &Name, limit: usize) -> Result<Vec<QueueEntry>> {
         self.bounded(LIST, self.list(queue, limit)).await
+    }
+
+    async fn queues(&self, prefix: &str) -> Result<Vec<Name>> {
+        self.bounded(LIST_NAMES, self.names(prefix)).await
     }
 
     fn record(&self, queue: &Name) -> Entry {

@@ -40,6 +40,7 @@ mod own_node;
 mod probe;
 mod proof;
 mod queue;
+mod queues;
 mod session;
 mod tls;
 mod values;

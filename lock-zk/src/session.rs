@@ -23,6 +23,7 @@ use crate::error::{Closing, NoAnswer, Peer};
 use crate::own_node::{self, OwnNode};
 use crate::proof::Proofs;
 use crate::queue::{ahead, entry, place};
+use crate::queues::LIST_NAMES;
 use crate::values::{OWNER, READ, WRITE};
 use crate::watch::{MAX_WATCHED_BYTES, WATCH, WATCH_QUEUE};
 
@@ -108,6 +109,10 @@ impl ZkSession {
 
     pub(crate) fn path(&self, segment: &str) -> String {
         self.settings.path(segment)
+    }
+
+    pub(crate) fn chroot(&self) -> &str {
+        &self.settings.chroot
     }
 
     pub(crate) fn classify(&self, request: &'static str, path: &str, error: zk::Error) -> Error {
@@ -221,6 +226,10 @@ impl Session for ZkSession {
         let directory = self.path(queue.segment());
         let read = |client: Arc<Client>| async move { self.read_all(&client, &directory, limit).await };
         self.bounded(LIST, read).await
+    }
+
+    async fn queues(&self, prefix: &str) -> Result<Vec<Name>> {
+        self.bounded(LIST_NAMES, |client| async move { self.read_names(&client, prefix).await }).await
     }
 
     fn record(&self, queue: &Name) -> Entry {

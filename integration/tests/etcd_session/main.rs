@@ -10,6 +10,7 @@ mod both;
 mod guarded;
 mod queue;
 mod queue_watch;
+mod queues;
 mod stale_leader;
 mod validity;
 mod values;

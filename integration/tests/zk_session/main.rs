@@ -11,6 +11,7 @@ mod downgrade;
 mod guarded;
 mod queue;
 mod queue_watch;
+mod queues;
 mod validity;
 mod values;
 mod watching;

@@ -191,6 +191,9 @@ macro_rules! conformance {
                 break_lock_removes_that_holder_and_never_the_next,
                 break_lock_picks_one_of_several_holders,
                 break_lock_with_a_lost_reply_spares_the_next,
+                queues_are_those_where_somebody_stands,
+                queues_are_told_by_the_names_that_were_given,
+                queues_are_told_in_spite_of_lost_replies,
                 position_counts_who_is_ahead,
                 position_of_a_refused_attempt_is_none;
             lock_delay:

@@ -316,6 +316,84 @@ pub async fn break_lock_with_a_lost_reply_spares_the_next(world: &dyn World) {
     }
 }
 
+async fn queues(contender: &Contender, prefix: &str) -> Vec<String> {
+    let names = contender.client.queues(prefix).await.unwrap();
+    names.iter().map(ToString::to_string).collect()
+}
+
+pub async fn queues_are_those_where_somebody_stands(world: &dyn World) {
+    let clients = contenders(world, 2).await;
+    let (one, other) = (&clients[0].client, &clients[1]);
+    let base = fresh_name();
+    let name = |recipe: &str| format!("{base}/{recipe}");
+    assert!(queues(other, &base).await.is_empty());
+    let mutex = one.mutex(name("mutex")).unwrap().with_lock_delay(Duration::from_millis(1)).lock().await.unwrap();
+    let permits = one.semaphore(name("semaphore"), 3).unwrap();
+    let (few, many) = (permits.acquire(1).await.unwrap(), permits.acquire(2).await.unwrap());
+    let reading = one.rw_lock(name("rw-lock")).unwrap().write().await.unwrap().downgrade().await.unwrap();
+    let leading = one.election(name("election")).unwrap().campaign("v").await.unwrap();
+    one.barrier(name("barrier")).unwrap().raise().await.unwrap();
+    let all = ["election", "mutex", "rw-lock", "semaphore"].map(name);
+    assert_eq!(queues(other, &base).await, all, "each once, in order, and none that is only a record");
+    let queue = Name::new(name("mutex")).unwrap();
+    let waiter = Waiter::nth(world, (&queue, 2), other.client.mutex(&queue).unwrap().lock()).await;
+    mutex.release().await;
+    let mutex = waiter.guard_at_once("released").await;
+    assert_eq!(queues(other, &base).await, all);
+    mutex.release().await;
+    reading.release().await;
+    few.release().await;
+    assert_eq!(queues(other, &base).await, ["election", "semaphore"].map(name), "whatever is left in the store");
+    many.release().await;
+    drop(leading);
+    has_length(world, &Name::new(name("election")).unwrap(), 0).await;
+    assert!(queues(other, &base).await.is_empty());
+    one.barrier(name("barrier")).unwrap().lower().await.unwrap();
+}
+
+pub async fn queues_are_told_by_the_names_that_were_given(world: &dyn World) {
+    let clients = contenders(world, 2).await;
+    let (one, other) = (&clients[0].client, &clients[1]);
+    let base = fresh_name();
+    let ends = ["", "/", "/b", "/b/c", "/%", "/%2F", "-b", "0", ".", "é", "🔒", "\u{85}", " x\ty"];
+    let mut names = ends.map(|end| format!("{base}{end}"));
+    names.sort();
+    let mut held = Vec::new();
+    for name in &names {
+        held.push(one.mutex(name).unwrap().lock().await.unwrap());
+    }
+    assert_eq!(queues(other, &base).await, names);
+    for end in ["/", "/b", "/%", "🔒", "%"] {
+        let prefix = format!("{base}{end}");
+        let wanted: Vec<_> = names.iter().filter(|name| name.starts_with(&prefix)).cloned().collect();
+        assert_eq!(queues(other, &prefix).await, wanted, "{prefix}");
+    }
+    let everything = queues(other, "").await;
+    assert!(names.iter().all(|name| everything.contains(name)));
+    assert!(everything.is_sorted());
+    // Escaped unlike all other names that start like them.
+    for name in [".", ".."] {
+        let guard = one.mutex(name).unwrap().lock().await.unwrap();
+        for prefix in ["", ".", name] {
+            assert!(queues(other, prefix).await.iter().any(|found| found == name), "{name} starts with {prefix}");
+        }
+        guard.release().await;
+    }
+}
+
+pub async fn queues_are_told_in_spite_of_lost_replies(world: &dyn World) {
+    for how in [Cut::Fin, Cut::Rst] {
+        let bench = Bench::new(world, 2).await;
+        let holder = bench.mutex(0).lock().await.unwrap();
+        bench.clients[1].link.lose_next_reply(bench.name.as_str(), how).await;
+        let told = in_time(world, "the names", queues(&bench.clients[1], bench.name.as_str())).await;
+        assert_eq!(told, [bench.name.as_str()], "{how:?}");
+        bench.clients[1].link.cut(how).await;
+        assert_eq!(in_time(world, "the names", queues(&bench.clients[1], bench.name.as_str())).await, told);
+        drop(holder);
+    }
+}
+
 pub async fn position_counts_who_is_ahead(world: &dyn World) {
     let bench = Bench::new(world, 2).await;
     let holder = bench.mutex(0).lock().await.unwrap();

@@ -27,6 +27,8 @@ pub enum Op {
     Dequeue,
     /// Reading a queue.
     Entries,
+    /// Reading the names of the queues.
+    Queues,
     /// Reading a value.
     Read,
     /// Writing a value.

@@ -245,6 +245,11 @@ impl Session for MemorySession {
         self.request((Op::Entries, "list the queue"), move |state, _| state.entries(&queue, limit)).await
     }
 
+    async fn queues(&self, prefix: &str) -> Result<Vec<Name>> {
+        let prefix = prefix.to_owned();
+        self.request((Op::Queues, "list the names"), move |state, _| state.names(&prefix)).await
+    }
+
     fn record(&self, queue: &Name) -> Entry {
         record(queue)
     }

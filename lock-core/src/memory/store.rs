@@ -224,6 +224,13 @@ impl State {
         entries.collect()
     }
 
+    pub(super) fn names(&self, prefix: &str) -> Vec<Name> {
+        let names = self.queues.keys().filter_map(|segment| Name::from_segment(segment));
+        let mut names: Vec<_> = names.filter(|name| name.as_str().starts_with(prefix)).collect();
+        names.sort_unstable();
+        names
+    }
+
     fn stored(&self, entry: &Entry) -> Option<&Stored> {
         self.queues.get(queue_of(entry))?.get(&entry.incarnation)
     }
