@@ -85,6 +85,14 @@ fn one_removed_before_its_grant_does_not_hide_that_the_next_vanished() {
     play::<DelayedMutexes>(&plan).unwrap();
 }
 
+/// One whose session was ended while it was being granted never held either, even if its guard comes after the loss.
+#[test]
+fn one_whose_session_ended_before_its_grant_is_no_holder_that_vanished() {
+    let plan = Plan::unbroken([2, 3], turns([(4, 0), (0, 0), (0, 0)]));
+    let plan = plan.with([(7, 0, What::Hold), (3, 0, What::Expire)]);
+    play::<DelayedMutexes>(&plan).unwrap();
+}
+
 #[test]
 fn no_schedule_breaks_a_promise() {
     play_many::<DelayedMutexes>(1_000);

@@ -164,14 +164,14 @@ impl World {
         seen.trace.push((self.began.elapsed(), client, token));
         seen.granted.insert(key.clone());
         seen.prune();
+        let removed = seen.by_hand.contains_key(&key);
+        if removed {
+            // It never held, and has noticed or will.
+            seen.let_go.insert(key.clone());
+        }
         // Another hold of the same.
         if guard.check().is_err() || seen.out.iter().any(|other| other.key == key) {
             return;
-        }
-        let removed = seen.by_hand.contains_key(&key);
-        if removed {
-            // It never held, and will notice.
-            seen.let_go.insert(key.clone());
         }
         let mut broken = Vec::new();
         let vanished = seen.vanished(&name).map(|gone| gone.elapsed()).filter(|ago| *ago < self.delay);
