@@ -215,6 +215,92 @@ pub async fn proclaiming_keeps_a_request_to_let_go(world: &dyn World) {
     assert!(place.revoked && place.value == b"after");
 }
 
+/// Waits until the leader with this token has been asked to let go, which it hears within a second.
+async fn is_asked(by: &Contender, leadership: &Leadership) {
+    assert!(by.client.queue(leadership.name()).unwrap().revoke(leadership.token()).await.unwrap());
+    let ending = tokio::time::timeout(SECOND, leadership.ending()).await.expect("heard within a second");
+    assert_eq!(ending, Ending::Revoked);
+    leadership.revoked().await;
+    assert!(leadership.is_revoked());
+}
+
+/// Long enough for a request to let go to be heard.
+async fn is_not_asked(leadership: &Leadership) {
+    let asked = tokio::time::timeout(SECOND / 2, leadership.revoked()).await;
+    assert!(asked.is_err() && !leadership.is_revoked(), "nobody asked this one");
+}
+
+pub async fn leader_that_is_asked_to_let_go_leads_until_it_does(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let leadership = leads(world, &election[0], "old").await;
+    let next = leads_next(world, &election[1], "new").await;
+    let mut observer = election[1].observe();
+    let seen = seen_until(world, &mut observer, "old").await.remove(0);
+    let waiting = election[1].candidates().await.unwrap()[1].token.unwrap();
+    let queue = two[1].client.queue(election[1].name()).unwrap();
+    assert!(!queue.revoke(waiting).await.unwrap(), "who waits has nothing to let go");
+    is_asked(&two[1], &leadership).await;
+    leadership.check().expect("whether it follows is its choice");
+    assert!(next.is_waiting());
+    assert_eq!(election[1].leader().await.unwrap(), Some(seen));
+    assert_eq!(queue.list().await.unwrap().iter().map(|place| place.revoked).collect::<Vec<_>>(), [true, false]);
+    let told = tokio::time::timeout(SECOND / 2, observer.next()).await;
+    assert!(told.is_err(), "to those who look on nothing has changed: {told:?}");
+    assert_eq!(leadership.resign().await, Release::Released);
+    let next = next.leadership(world).await;
+    is_not_asked(&next).await;
+    let again = leads_next(world, &election[0], "old").await;
+    next.resign().await;
+    let again = again.leadership(world).await;
+    is_not_asked(&again).await;
+    // Nothing of an earlier request is left for the same one.
+    is_asked(&two[1], &again).await;
+    again.resign().await;
+    has_length(world, &election[0], 0).await;
+}
+
+pub async fn latch_that_is_asked_to_let_go_leads_until_its_user_hands_over(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let mut old = election[0].latch("old").unwrap();
+    let leadership = in_time(world, "it leads", old.leading()).await.unwrap();
+    is_asked(&two[1], &leadership).await;
+    assert!(!leadership.transfer().await.unwrap(), "nobody else stands");
+    let mut new = election[1].latch("new").unwrap();
+    has_length(world, &election[0], 2).await;
+    assert!(old.is_leader() && !new.is_leader(), "a latch does not let go by itself");
+    assert!(leadership.transfer().await.unwrap());
+    assert!(!old.is_leader());
+    let leadership = in_time(world, "the next leads", new.leading()).await.unwrap();
+    // The one that let go stands again, at the end.
+    has_length(world, &election[0], 2).await;
+    assert_eq!(values(&election[1]).await, ["new", "old"]);
+    is_not_asked(&leadership).await;
+    new.close().await;
+    is_not_asked(&*in_time(world, "it leads again", old.leading()).await.unwrap()).await;
+}
+
+pub async fn selector_that_is_asked_to_let_go_takes_its_next_turn_unasked(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let election = everywhere(&two);
+    let mut selector = election[0].selector("selector").unwrap();
+    let turn = in_time(world, "nobody else leads", selector.next()).await.unwrap().unwrap();
+    let token = turn.token();
+    is_asked(&two[1], &turn).await;
+    turn.check().expect("work is never cut off");
+    assert_eq!(turn.done().await, Release::Released);
+    let turn = in_time(world, "nobody else stands", selector.next()).await.unwrap().unwrap();
+    assert!(turn.token() > token);
+    is_not_asked(&turn).await;
+    let next = leads_next(world, &election[1], "next").await;
+    is_asked(&two[1], &turn).await;
+    // Dropped, it lets go as well.
+    drop(turn);
+    next.leadership(world).await.resign().await;
+    has_length(world, &election[0], 0).await;
+}
+
 pub async fn observer_sees_every_leader_and_that_nobody_leads(world: &dyn World) {
     let three = contenders(world, 3).await;
     let election = everywhere(&three);

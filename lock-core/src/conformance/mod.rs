@@ -164,6 +164,8 @@ macro_rules! conformance {
                 deadline_holds_in_silence,
                 withdrawing_at_any_moment_leaves_nothing,
                 one_lost_is_all_lost,
+                broken_link_keeps_all_of_them_for_less_than_the_ttl,
+                long_silence_loses_all_of_them_before_the_next_grant,
                 one_lost_while_the_others_are_waited_for_releases_all,
                 ended_session_makes_way_in_every_queue,
                 ended_session_of_a_waiter_releases_what_it_held,
@@ -177,7 +179,9 @@ macro_rules! conformance {
                 first_attempt_withdrawn_hands_over_to_the_second,
                 withdrawing_at_any_moment_leaves_nothing,
                 loss_is_that_of_every_hold_and_the_next_is_new,
-                ended_session_loses_every_hold;
+                ended_session_loses_every_hold,
+                broken_link_keeps_every_hold_for_less_than_the_ttl,
+                long_silence_loses_every_hold_before_the_next_grant;
             queue:
                 list_tells_who_holds_and_who_waits,
                 list_tells_every_holder_of_a_shared_lock,
@@ -234,6 +238,9 @@ macro_rules! conformance {
                 shows_the_leader_to_everybody,
                 proclaims_what_everybody_sees,
                 proclaiming_keeps_a_request_to_let_go,
+                leader_that_is_asked_to_let_go_leads_until_it_does,
+                latch_that_is_asked_to_let_go_leads_until_its_user_hands_over,
+                selector_that_is_asked_to_let_go_takes_its_next_turn_unasked,
                 observer_sees_every_leader_and_that_nobody_leads,
                 withdrawing_at_any_moment_leaves_nothing,
                 refuses_bad_input_and_leaves_nothing,

@@ -14,6 +14,8 @@ use super::{
 };
 use crate::{Error, Loss, MultiLock, Mutex, Name, Release};
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Several names in several clients.
 struct Bench {
     clients: Vec<Contender>,
@@ -318,4 +320,63 @@ pub async fn lost_replies_leave_one_entry_in_each_queue(world: &dyn World) {
         assert_eq!(in_time(world, "the release is settled", all.release()).await, Release::Released);
         bench.have_lengths(world, &[0, 0, 0]).await;
     }
+}
+
+pub async fn broken_link_keeps_all_of_them_for_less_than_the_ttl(world: &dyn World) {
+    tokio::join!(kept_over_a_broken_link(Cut::Fin, world), kept_over_a_broken_link(Cut::Rst, world));
+}
+
+async fn kept_over_a_broken_link(how: Cut, world: &dyn World) {
+    let bench = Bench::new(world, 2, 3).await;
+    let all = bench.all(0).lock().await.unwrap();
+    let (next, last) = (bench.all(1), bench.mutex(1, 2));
+    let next = Waiter::nth(world, (&bench.names[0], 2), async move { next.lock().await }).await;
+    let last = Waiter::nth(world, (&bench.names[2], 2), async move { last.lock().await }).await;
+    for Contender { link, .. } in &bench.clients {
+        link.hold().await;
+        link.cut(how).await;
+    }
+    tokio::time::sleep(world.ttl() / 4).await;
+    all.check().expect("suspect is still held");
+    for Contender { link, .. } in &bench.clients {
+        link.resume().await;
+    }
+    // Long enough for several renewals.
+    tokio::time::sleep(world.ttl() + SECOND).await;
+    all.check().unwrap();
+    assert!(next.is_waiting() && last.is_waiting());
+    bench.have_lengths(world, &[2, 1, 2]).await;
+    assert_eq!(all.release().await, Release::Released, "{how:?}");
+    last.guard_at_once("its name is free").await.release().await;
+    next.guard_at_once("all are free").await.release().await;
+    bench.have_lengths(world, &[0, 0, 0]).await;
+}
+
+pub async fn long_silence_loses_all_of_them_before_the_next_grant(world: &dyn World) {
+    let bench = Bench::new(world, 2, 3).await;
+    let all = Arc::new(bench.all(0).lock().await.unwrap());
+    let next = bench.all(1);
+    let waiter = Waiter::nth(world, (&bench.names[0], 2), async move { next.lock().await }).await;
+    bench.clients[0].link.hold().await;
+    let proven = all.guards()[0].valid_for();
+    let lost = tokio::spawn({
+        let (all, began) = (all.clone(), Instant::now());
+        async move { (all.lost().await, began.elapsed()) }
+    });
+    let next = waiter.guard(world).await;
+    assert!(all.check().is_err() && all.guards().iter().all(|guard| guard.check().is_err()), "no two hold");
+    let (loss, after) = in_time(world, "the loss is told", lost).await.unwrap();
+    assert_eq!(loss, Loss::Expired);
+    assert!(after + SECOND / 4 > proven, "held for {proven:?} more, and lost after {after:?}");
+    bench.have_lengths(world, &[1, 1, 1]).await;
+    bench.clients[0].link.resume().await;
+    // Its clean-up must not touch the new holder.
+    tokio::time::sleep(world.ttl()).await;
+    assert!(all.check().is_err());
+    next.check().unwrap();
+    let all = Arc::into_inner(all).expect("nobody else has it");
+    assert_eq!(all.release().await, Release::NotHeld);
+    assert_eq!(next.release().await, Release::Released);
+    bench.have_lengths(world, &[0, 0, 0]).await;
+    in_time(world, "the next attempt just works", bench.all(0).lock()).await.unwrap().check().unwrap();
 }

@@ -3,10 +3,14 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{
-    Contender, NOT_WOKEN, Waiter, World, contenders, fresh_name, has_length, in_time, patience, poll_and_drop,
+    Contender, Cut, NOT_WOKEN, Waiter, World, contenders, fresh_name, has_length, in_time, patience, poll_and_drop,
 };
 use crate::{Error, Loss, Mutex, Name, ReentrantGuard, ReentrantMutex, Release};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// One mutex in several clients.
 struct Bench {
@@ -220,4 +224,65 @@ pub async fn ended_session_loses_every_hold(world: &dyn World) {
     next.check().unwrap();
     drop(next);
     again.guard_at_once("the other let go").await.check().unwrap();
+}
+
+pub async fn broken_link_keeps_every_hold_for_less_than_the_ttl(world: &dyn World) {
+    tokio::join!(kept_over_a_broken_link(Cut::Fin, world), kept_over_a_broken_link(Cut::Rst, world));
+}
+
+async fn kept_over_a_broken_link(how: Cut, world: &dyn World) {
+    let bench = Bench::new(world, 2).await;
+    let mutex = &bench.mutexes[0];
+    let (first, second) = (mutex.lock("me").await.unwrap(), mutex.lock("me").await.unwrap());
+    let other = bench.waiter(1, "other");
+    bench.has_length(world, 2).await;
+    for Contender { link, .. } in &bench.clients {
+        link.hold().await;
+        link.cut(how).await;
+    }
+    let third = tokio::time::timeout(world.ttl() / 8, mutex.lock("me")).await.expect("asks nobody").unwrap();
+    tokio::time::sleep(world.ttl() / 4).await;
+    first.check().expect("suspect is still held");
+    for Contender { link, .. } in &bench.clients {
+        link.resume().await;
+    }
+    // Long enough for several renewals.
+    tokio::time::sleep(world.ttl() + SECOND).await;
+    assert_eq!((first.count(), third.token()), (3, first.token()), "{how:?}");
+    assert_eq!(first.release().await, None);
+    assert_eq!(third.release().await, None);
+    second.check().unwrap();
+    assert!(other.is_waiting());
+    bench.has_length(world, 2).await;
+    assert_eq!(second.release().await, Some(Release::Released), "{how:?}");
+    other.guard_at_once("all holds have ended").await.release().await;
+    bench.has_length(world, 0).await;
+}
+
+pub async fn long_silence_loses_every_hold_before_the_next_grant(world: &dyn World) {
+    let bench = Bench::new(world, 2).await;
+    let mutex = &bench.mutexes[0];
+    let (first, second) = (mutex.lock("me").await.unwrap(), mutex.lock("me").await.unwrap());
+    let next = bench.waiter(1, "me");
+    bench.has_length(world, 2).await;
+    bench.clients[0].link.hold().await;
+    let (proven, began) = (first.valid_for(), Instant::now());
+    let lost = tokio::spawn(async move { (first.lost().await, began.elapsed(), first) });
+    let next = next.guard(world).await;
+    assert!(second.check().is_err() && second.again().is_err(), "no two hold");
+    let (loss, after, first) = in_time(world, "the loss is told", lost).await.unwrap();
+    assert_eq!(loss, Loss::Expired);
+    assert!(after + SECOND / 4 > proven, "held for {proven:?} more, and lost after {after:?}");
+    // It cannot be had again before the store has given it back.
+    let again = bench.waiter(0, "me");
+    bench.clients[0].link.resume().await;
+    bench.has_length(world, 2).await;
+    assert!(again.is_waiting(), "the old holds let nobody in");
+    assert_eq!((first.release().await, second.release().await), (None, Some(Release::NotHeld)));
+    // The clean-up of the old one must not touch the new holder.
+    tokio::time::sleep(world.ttl()).await;
+    next.check().unwrap();
+    assert_eq!(next.release().await, Some(Release::Released));
+    again.guard_at_once("the other let go").await.release().await;
+    bench.has_length(world, 0).await;
 }

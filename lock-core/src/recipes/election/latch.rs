@@ -10,6 +10,10 @@ use crate::recipes::persistent::{Held, Persistent};
 /// A candidate in the background: it stands for leadership from now on, leads whenever its turn comes, and stands again
 /// after every loss.
 ///
+/// Somebody may ask it to let go while it leads, as every holder, with [`Queue::revoke`](crate::Queue::revoke). It goes on
+/// leading: its user hears of it by [`Leadership::ending`] and decides. [`Leadership::transfer`] follows the request, and the
+/// latch stands again at the end of the queue; nobody has asked it to let go then.
+///
 /// It ends when it is closed or dropped, or when its [`Client`](crate::Client) is closed.
 #[must_use = "the candidate withdraws when this is dropped"]
 #[derive(Debug)]

@@ -10,7 +10,8 @@ use crate::guard::{Guard, Release};
 use crate::recipes::election::{Candidate, office};
 use crate::revocation;
 
-/// Leadership of an election. Resigns when dropped; all else it does is a [`Guard`]'s.
+/// Leadership of an election. Resigns when dropped; all else it does is a [`Guard`]'s. So it can be asked to let go with
+/// [`Queue::revoke`](crate::Queue::revoke), and goes on until its holder follows.
 #[must_use = "leadership ends when this is dropped"]
 #[derive(Debug)]
 pub struct Leadership {

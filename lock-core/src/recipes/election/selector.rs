@@ -17,7 +17,8 @@ use crate::session::Backoff;
 ///
 /// [`run`](Self::run) does the work whenever this candidate leads; a loop over [`next`](Self::next) does the same and
 /// borrows from what is around it. For each turn it stands for leadership anew, at the end of the queue. It ends when
-/// somebody [stops](Stopper) it or the client is closed.
+/// somebody [stops](Stopper) it or the client is closed. A request to let go, by [`Queue::revoke`](crate::Queue::revoke), is
+/// for the present turn only: when nobody else stands, the next one begins at once, and nobody has asked it.
 #[derive(Debug)]
 pub struct Selector {
     election: Election,
