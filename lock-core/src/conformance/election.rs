@@ -278,7 +278,7 @@ pub async fn latch_that_is_asked_to_let_go_leads_until_its_user_hands_over(world
     assert_eq!(values(&election[1]).await, ["new", "old"]);
     is_not_asked(&leadership).await;
     new.close().await;
-    is_not_asked(&*in_time(world, "it leads again", old.leading()).await.unwrap()).await;
+    is_not_asked(&in_time(world, "it leads again", old.leading()).await.unwrap()).await;
 }
 
 pub async fn selector_that_is_asked_to_let_go_takes_its_next_turn_unasked(world: &dyn World) {
