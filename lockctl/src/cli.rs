@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::connect::Store;
-use crate::run;
+use crate::{bench, break_lock, completions, doctor, leader, ls, queue, revoke, run, wait, who};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -18,12 +18,12 @@ lockctl --exit-codes lists what the exit codes mean.";
 #[derive(Debug, Parser)]
 #[command(name = "lockctl", version, after_help = AFTER_HELP, subcommand_help_heading = "Commands")]
 pub(crate) struct Cli {
-    #[command(flatten)]
-    pub(crate) store: Store,
-
     /// List the exit codes and what they mean
     #[arg(long)]
     pub(crate) exit_codes: bool,
+
+    #[command(flatten)]
+    pub(crate) store: Store,
 
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -33,6 +33,39 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a command while holding a lock
     Run(run::Args),
+
+    /// List the names that somebody holds or waits for
+    Ls(ls::Args),
+
+    /// Show who holds a lock and who waits for it
+    Queue(queue::Args),
+
+    /// Show who holds a lock; ends with 75 when nobody does
+    Who(who::Args),
+
+    /// Print the value of an election's leader; ends with 75 when nobody leads
+    Leader(leader::Args),
+
+    /// Ask holders to let go; whether they do is their choice
+    Revoke(revoke::Args),
+
+    /// Remove a holder by force, one that is gone for good: if it is alive, there are two until it notices
+    Break(break_lock::Args),
+
+    /// Wait until nobody holds a lock
+    Wait(wait::Args),
+
+    /// Check the way to the store and what it does
+    Doctor(doctor::Args),
+
+    /// Measure how fast locks are, alone and contended
+    Bench(bench::Args),
+
+    /// Print completions for a shell
+    Completions(completions::Args),
+
+    /// Print the manual page
+    Man,
 }
 
 /// A duration such as `15s`, for options.

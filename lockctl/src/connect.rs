@@ -104,12 +104,30 @@ impl Store {
                 "the password in --backend can be read in the list of processes; put it into LOCKCTL_PASSWORD or a --password-file",
             );
         }
-        let store = lock_any::Store::new(&url, &self.settings()?)?;
+        self.connect_to(&url, label).await
+    }
+
+    /// The same for a URL that was made of this one.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub(crate) async fn connect_to(&self, url: &str, label: Option<&str>) -> Result<Client, Failure> {
+        let store = lock_any::Store::new(url, &self.settings()?)?;
         let mut builder = Client::builder(store);
         if let Some(label) = label {
             builder = builder.label(label);
         }
         Ok(builder.connect().await?)
+    }
+
+    /// The ttl that was asked for.
+    pub(crate) fn ttl(&self) -> Option<Duration> {
+        self.ttl
+    }
+
+    /// The user, if one was named beside the URL.
+    pub(crate) fn user(&self) -> Option<&str> {
+        self.user.as_deref()
     }
 
     fn settings(&self) -> Result<Settings, Failure> {

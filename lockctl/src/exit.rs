@@ -86,6 +86,15 @@ impl Failure {
         Self::internal(format!("cannot {doing}: {}", error.into()))
     }
 
+    /// No server answered in time.
+    pub(crate) fn unreachable(message: impl Into<String>) -> Self {
+        Self::new(Exit::UNREACHABLE, message)
+    }
+
+    pub(crate) fn message(&self) -> Option<&str> {
+        self.message.as_deref()
+    }
+
     pub(crate) const fn exit(&self) -> Exit {
         self.exit
     }

@@ -5,11 +5,24 @@
 
 #![allow(dead_code, reason = "subcommands that need it are being added")]
 
+mod bench;
+mod break_lock;
 mod cli;
+mod completions;
 mod connect;
+mod doctor;
 mod exit;
+mod leader;
+mod ls;
+mod man;
 mod output;
+mod place;
+mod queue;
+mod revoke;
 mod run;
+mod visit;
+mod wait;
+mod who;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -57,6 +70,17 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     runtime.block_on(async {
         match command {
             Command::Run(args) => run::main(&store, args).await,
+            Command::Ls(args) => ls::main(&store, args).await,
+            Command::Queue(args) => queue::main(&store, args).await,
+            Command::Who(args) => who::main(&store, args).await,
+            Command::Leader(args) => leader::main(&store, args).await,
+            Command::Revoke(args) => revoke::main(&store, args).await,
+            Command::Break(args) => break_lock::main(&store, args).await,
+            Command::Wait(args) => wait::main(&store, args).await,
+            Command::Doctor(args) => doctor::main(&store, args).await,
+            Command::Bench(args) => bench::main(&store, args).await,
+            Command::Completions(args) => completions::main(&args),
+            Command::Man => man::main(),
         }
     })
 }
