@@ -66,6 +66,13 @@ pub(crate) enum Command {
 
     /// Print the manual page
     Man,
+
+    #[command(hide = true)]
+    Warden(run::warden::Args),
+    #[command(hide = true)]
+    Exec(run::stub::Args),
+    #[command(hide = true)]
+    Interrupt,
 }
 
 /// A duration such as `15s`, for options.

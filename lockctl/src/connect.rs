@@ -85,14 +85,6 @@ impl Store {
         }
     }
 
-    /// The URL as it may be shown to people.
-    ///
-    /// # Errors
-    /// As [`url`](Self::url).
-    pub(crate) fn shown(&self) -> Result<String, Failure> {
-        Ok(lock_any::shown(&self.url()?))
-    }
-
     /// Opens a session. People see the label in the queues.
     ///
     /// # Errors

@@ -95,6 +95,11 @@ impl Failure {
         self.message.as_deref()
     }
 
+    /// The same with a further sentence.
+    pub(crate) fn with(self, hint: &str) -> Self {
+        Self { message: self.message.map(|message| format!("{message}; {hint}")), ..self }
+    }
+
     pub(crate) const fn exit(&self) -> Exit {
         self.exit
     }

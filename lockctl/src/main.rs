@@ -3,8 +3,6 @@
 //! `lockctl run` is the heart, and [`run`] tells how it keeps its promise: the command is dead before anybody else can
 //! hold the lock.
 
-#![allow(dead_code, reason = "subcommands that need it are being added")]
-
 mod bench;
 mod break_lock;
 mod cli;
@@ -64,6 +62,13 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         let _ = write!(std::io::stderr(), "{}", Cli::command().render_help());
         return Ok(Exit::USAGE);
     };
+    match &command {
+        Command::Warden(args) => return run::warden::main(args),
+        Command::Exec(args) => return run::stub::main(args),
+        Command::Interrupt => return Ok(run::signals::interrupted()),
+        _ => {}
+    }
+    run::signals::block_terminal_output()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::internal(format!("no runtime: {error}")))?;
     let store = cli.store;
@@ -81,6 +86,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             Command::Bench(args) => bench::main(&store, args).await,
             Command::Completions(args) => completions::main(&args),
             Command::Man => man::main(),
+            // Parts of `run`, done above.
+            Command::Warden(_) | Command::Exec(_) | Command::Interrupt => Ok(Exit::OK),
         }
     })
 }

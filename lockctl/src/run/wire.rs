@@ -1,0 +1,192 @@
+//! What `lockctl` and its warden tell each other, and the channel for it.
+//!
+//! The channel is a pair of sockets that keep messages apart; the end of one process is the end of the channel.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
+};
+use rustix::process::WaitStatus;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// How the warden is to begin. Comes with the command's standard input.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Start {
+    /// Until when the lock is proven to be held, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub(crate) until: u64,
+    pub(crate) grace_ms: u64,
+    pub(crate) margin_ms: u64,
+    /// Whether the command gets the terminal.
+    pub(crate) foreground: bool,
+}
+
+/// What `lockctl` tells the warden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// The lock is now proven to be held until then.
+    Until(u64),
+    /// Pass this signal on to the command.
+    Pass(i32),
+    /// Let a stopped command go on, and say so.
+    Resume,
+    /// Ask the command to end, then end it.
+    Terminate,
+    /// End the command now.
+    Kill,
+}
+
+/// What the warden tells `lockctl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// The command's process, and process group.
+    Started(i32),
+    /// The command was stopped by this signal.
+    Stopped(i32),
+    /// What was reported before came before [`Order::Resume`].
+    Resumed,
+    /// The lock may soon be another's, so the command was asked to end.
+    Ending,
+    /// The command itself has ended; others that it started may be left.
+    Ended(Outcome),
+    /// So many processes that it started are left, and were asked to end.
+    Left(usize),
+    /// Nothing of it is left.
+    Alone,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    Exited(u8),
+    Signaled(i32),
+}
+
+impl Outcome {
+    /// `None` while the process has not ended.
+    pub(crate) fn of(status: WaitStatus) -> Option<Self> {
+        let exited = status.exit_status().map(|code| Self::Exited(u8::try_from(code).unwrap_or(u8::MAX)));
+        exited.or_else(|| status.terminating_signal().map(Self::Signaled))
+    }
+}
+
+/// One end of the channel.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+/// More than any message has.
+const LONGEST: usize = 512;
+
+impl Channel {
+    pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Self(a), b))
+    }
+
+    pub(crate) const fn new(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// Sends a message without waiting. `WouldBlock` when the other end has not read what was sent before.
+    pub(crate) fn send(&self, message: &impl Serialize) -> io::Result<()> {
+        send(&self.0, &serde_json::to_vec(message)?, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// The next message that has arrived; `None` at the end of the other process. `WouldBlock` when there is none yet.
+    pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<T>> {
+        let mut buffer = [0; LONGEST];
+        let (length, _) = match recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT) {
+            Err(Errno::CONNRESET) => return Ok(None),
+            received => received?,
+        };
+        if length == 0 { Ok(None) } else { Ok(Some(serde_json::from_slice(&buffer[..length])?)) }
+    }
+
+    /// Tells when messages have arrived.
+    pub(crate) fn arrivals(&self) -> io::Result<tokio::net::UnixStream> {
+        let socket = std::os::unix::net::UnixStream::from(self.0.try_clone()?);
+        socket.set_nonblocking(true)?;
+        tokio::net::UnixStream::from_std(socket)
+    }
+
+    /// Sends the first message, and a file with it.
+    pub(crate) fn send_start(&self, start: &Start, stdin: BorrowedFd<'_>) -> io::Result<()> {
+        let message = serde_json::to_vec(start)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let files = [stdin];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(&files)) {
+            return Err(Errno::NOBUFS.into());
+        }
+        sendmsg(&self.0, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Waits for the first message, and the file with it; `None` at the end of the other process.
+    pub(crate) fn receive_start(&self) -> io::Result<Option<(Start, OwnedFd)>> {
+        let mut buffer = [0; LONGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(&self.0, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        let start = serde_json::from_slice(&buffer[..received.bytes])?;
+        let file = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+            _ => None,
+        });
+        file.map(|file| Some((start, file))).ok_or_else(|| io::Error::other("no standard input for the command"))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    #[test]
+    fn messages_arrive_one_by_one_until_the_other_end_is_gone() {
+        let (here, there) = Channel::pair().unwrap();
+        let there = Channel::new(there);
+        let nothing = there.receive::<Order>().unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        for order in [Order::Until(u64::MAX), Order::Pass(15), Order::Kill] {
+            here.send(&order).unwrap();
+        }
+        assert_eq!(there.receive().unwrap(), Some(Order::Until(u64::MAX)));
+        assert_eq!(there.receive().unwrap(), Some(Order::Pass(15)));
+        drop(here);
+        assert_eq!(there.receive().unwrap(), Some(Order::Kill));
+        assert_eq!(there.receive::<Order>().unwrap(), None);
+        assert!(there.send(&Report::Alone).is_err());
+    }
+
+    #[test]
+    fn the_first_message_brings_a_file() {
+        let (here, there) = Channel::pair().unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"input").unwrap();
+        io::Seek::rewind(&mut file).unwrap();
+        let start = Start { until: u64::MAX, grace_ms: u64::MAX, margin_ms: u64::MAX, foreground: true };
+        here.send_start(&start, file.as_fd()).unwrap();
+        let (got, stdin) = Channel::new(there).receive_start().unwrap().unwrap();
+        assert_eq!((got.until, got.foreground), (u64::MAX, true));
+        let mut text = String::new();
+        std::fs::File::from(stdin).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "input");
+    }
+}
