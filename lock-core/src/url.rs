@@ -1,4 +1,4 @@
-//! Backend URLs: `scheme://[user[:password]@]host[:port][,host…][/path][?key=value…]`.
+//! Backend URLs: `scheme://[user[:password]@]host[:port][,host…][/path][?key=value…]`, or `scheme:///path[?key=value…]`.
 //!
 //! A backend takes the parts it knows by name and ends with [`BackendUrl::finish`], which refuses the rest.
 
@@ -19,7 +19,7 @@ pub struct BackendUrl {
     pub user: Option<String>,
     /// The password, percent-decoded.
     pub password: Option<String>,
-    /// `host` or `host:port`, at least one.
+    /// `host` or `host:port`; at least one, but none in a URL of this host's files.
     pub hosts: Vec<String>,
     /// What stands after the first `/` behind the hosts, percent-decoded, without that slash.
     pub path: String,
@@ -59,10 +59,7 @@ impl BackendUrl {
             Some((login, hosts)) => (Some(login), hosts),
             None => (None, authority),
         };
-        let decode = |part: &str| -> Result<String> {
-            let text = percent_decode_str(part).decode_utf8();
-            Ok(text.map_err(|_| invalid("percent-encoded UTF-8".into()))?.into_owned())
-        };
+        let decode = |part: &str| decode(part).ok_or_else(|| invalid("percent-encoded UTF-8".into()));
         let (user, password) = match login.map(|l| l.split_once(':').map_or((l, None), |(u, p)| (u, Some(p)))) {
             Some((user, password)) => (Some(decode(user)?), password.map(decode).transpose()?),
             None => (None, None),
@@ -81,14 +78,29 @@ impl BackendUrl {
                 Ok(if port.is_some() { host.to_owned() } else { format!("{host}:{default_port}") })
             })
             .collect::<Result<Vec<_>>>()?;
-        let mut params = Vec::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) =
-                pair.split_once('=').ok_or_else(|| invalid(format!("key=value in place of {pair:?}")))?;
-            params.push((decode(key)?, decode(value)?));
-        }
+        let params = parse_params(query).map_err(&invalid)?;
         let path = decode(path)?;
         Ok(Self { scheme: scheme.to_owned(), user, password, hosts, path, params, known: Vec::new() })
+    }
+
+    /// Parses a URL of a file or directory of this host, `scheme:///path[?key=value…]`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] naming the part that is wrong.
+    pub fn parse_local(url: &str, scheme: &str) -> Result<Self> {
+        let invalid = |expected: String| Error::InvalidConfig {
+            setting: "backend URL".into(),
+            value: abbreviated(&without_password(url)),
+            expected,
+        };
+        let example = format!("a URL with three slashes, such as {scheme}:///absolute/path");
+        let rest = url.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://"));
+        let (path, query) = rest.map(|rest| rest.split_once('?').unwrap_or((rest, ""))).unwrap_or_default();
+        let path = path.strip_prefix('/').filter(|path| !path.is_empty()).ok_or_else(|| invalid(example))?;
+        let path = decode(path).ok_or_else(|| invalid("percent-encoded UTF-8".into()))?;
+        let params = parse_params(query).map_err(invalid)?;
+        let (hosts, known) = (Vec::new(), Vec::new());
+        Ok(Self { scheme: scheme.to_owned(), user: None, password: None, hosts, path, params, known })
     }
 
     /// Takes a parameter; `None` when the URL has none of that name.
@@ -131,6 +143,20 @@ pub fn parse_duration(setting: &str, value: &str) -> Result<Duration> {
         value: abbreviated(value),
         expected: "a duration with a unit, such as 15s, 500ms or 1m 30s".into(),
     })
+}
+
+fn decode(part: &str) -> Option<String> {
+    Some(percent_decode_str(part).decode_utf8().ok()?.into_owned())
+}
+
+/// The parameters of a query, or what was expected instead.
+fn parse_params(query: &str) -> Result<Vec<(String, String)>, String> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (key, value) = pair.split_once('=').ok_or_else(|| format!("key=value in place of {pair:?}"))?;
+        let decoded = decode(key).zip(decode(value));
+        decoded.ok_or_else(|| "percent-encoded UTF-8".to_owned())
+    });
+    pairs.collect()
 }
 
 fn one_of(words: &[&str], suffix: &str) -> String {
@@ -191,6 +217,28 @@ mod tests {
     }
 
     #[test]
+    fn a_path_of_this_host_has_no_hosts() {
+        let mut url = BackendUrl::parse_local("file:///var/my%20locks?ttl=15s", "file").unwrap();
+        assert_eq!((url.path.as_str(), url.hosts.len()), ("var/my locks", 0));
+        assert_eq!(url.take_duration("ttl").unwrap(), Some(Duration::from_secs(15)));
+        url.finish().unwrap();
+        for (url, want) in [
+            ("file://", "file:///absolute/path"),
+            ("file:///", "file:///absolute/path"),
+            ("file://locks", "three slashes"),
+            ("file://./locks", "three slashes"),
+            ("files:///locks", "file:///"),
+            ("/var/locks", "file:///"),
+            ("file:///a?b", "key=value"),
+            ("file:///%ff", "UTF-8"),
+            ("file:///a?b=%ff", "UTF-8"),
+        ] {
+            let error = BackendUrl::parse_local(url, "file").unwrap_err().to_string();
+            assert!(error.contains(want), "{url}: {error}");
+        }
+    }
+
+    #[test]
     fn unknown_and_repeated_parameters_are_refused() {
         let mut url = parse("etcd://h?tll=15s").unwrap();
         url.take("ttl");
@@ -208,6 +256,7 @@ mod tests {
         #[test]
         fn no_text_panics(url in "\\PC{0,80}", rest in "[a-z0-9:@,/?=&%\\[\\]é]{0,60}") {
             let _ = parse(&url);
+            let _ = BackendUrl::parse_local(&url, "file");
             if let Ok(url) = parse(&format!("etcd://{rest}")) {
                 prop_assert!(!url.hosts.is_empty());
                 let _ = url.finish();
