@@ -1,7 +1,7 @@
 //! Fair distributed locks over a store that you already run.
 //!
-//! Pick a backend (the crates `lock-etcd`, `lock-zk`, or [`memory`] for one process), connect a [`Client`], and make locks
-//! from it. The application code is the same for every backend.
+//! Pick a backend (the crates `lock-etcd` and `lock-zk`, `lock-file` for one host, or [`memory`] for one process), connect
+//! a [`Client`], and make locks from it. The application code is the same for every backend.
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> lock_core::Result<()> {
