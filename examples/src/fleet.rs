@@ -35,7 +35,8 @@ const MEMORY_TTL: Duration = Duration::from_secs(2);
 /// The options that all examples have.
 #[derive(Args, Clone, Debug)]
 pub struct Fleet {
-    /// The store: memory, etcd://HOST:2379/NAMESPACE or zk://HOST:2181/PATH; etcds:// and zks:// for TLS; hosts with commas
+    /// The store: memory, file:///DIRECTORY, etcd://HOST:2379/NAMESPACE or zk://HOST:2181/PATH; etcds:// and zks:// for TLS;
+    /// hosts with commas
     #[arg(long, value_name = "URL", default_value = "memory")]
     backend: String,
 

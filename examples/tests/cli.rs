@@ -68,8 +68,8 @@ fn wrong_usage_says_what_to_do_and_ends_with_2() {
         ("--ttl fast", "'--ttl <TIME>'"),
         ("--ttl 1ms", "at least 10ms"),
         ("--processes 2", "the memory backend is the memory of one process"),
-        ("--backend redis://user:secret@localhost", "expected memory, etcd://"),
-        ("--backend localhost:2379", "expected memory, etcd://"),
+        ("--backend redis://user:secret@localhost", "expected memory, file://"),
+        ("--backend localhost:2379", "expected memory, file://"),
         ("--lock=", "it is empty"),
         ("--ledger /", "--ledger /: "),
         ("--no-such-flag", "--help"),
@@ -84,6 +84,19 @@ fn wrong_usage_says_what_to_do_and_ends_with_2() {
     assert!(text(&workers("--backend etcd://h").output().unwrap().stderr).contains("--features etcd"));
     #[cfg(not(feature = "zk"))]
     assert!(text(&workers("--backend zk://h").output().unwrap().stderr).contains("--features zk"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn processes_share_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = format!("file://{}/locks", directory.path().display());
+    let args = format!("--backend {backend} --processes 3 --workers 2 --rounds 5 --hold 0s --json");
+    let output = workers(&args).output().unwrap();
+    let json = json(&output);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!((&json["grants"], &json["overlaps"], &json["order_violations"]), (&30.into(), &0.into(), &0.into()));
+    assert!(directory.path().join("locks/%counter").exists());
 }
 
 #[test]

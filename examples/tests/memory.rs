@@ -128,7 +128,7 @@ fn wrong_usage_says_what_to_do_and_ends_with_2() {
             ("--ttl fast", "'--ttl <TIME>': expected a number with a unit"),
             ("--ttl 1ms", "at least 10ms"),
             ("--kill --processes 1", "--processes must be at least 2"),
-            ("--backend redis://user:secret@localhost", "expected memory, etcd://"),
+            ("--backend redis://user:secret@localhost", "expected memory, file://"),
             ("--no-such-flag", "--help"),
         ] {
             let output = run.output(args);

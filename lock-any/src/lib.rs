@@ -6,6 +6,7 @@
 //! | URL | store | feature |
 //! |---|---|---|
 //! | `memory` | this process ([`lock_core::memory`]) | |
+//! | `file:///directory` | a directory of this host (`lock-file`); on Linux | |
 //! | `etcd://host:2379/namespace`, `etcds://…` for TLS | etcd (`lock-etcd`) | `etcd` |
 //! | `zk://host:2181/chroot`, `zks://…` for TLS | ZooKeeper (`lock-zk`) | `zk` |
 //!
@@ -33,7 +34,8 @@ use lock_core::{Error, Result};
 
 pub use settings::Settings;
 
-const EXPECTED: &str = "memory, etcd://host:2379 (etcds:// for TLS) or zk://host:2181 (zks:// for TLS)";
+const EXPECTED: &str =
+    "memory, file:///directory, etcd://host:2379 (etcds:// for TLS) or zk://host:2181 (zks:// for TLS)";
 
 /// A store of a kind that is known when the program runs. Clones share it.
 #[derive(Clone)]
@@ -54,6 +56,7 @@ impl Store {
             };
         };
         match scheme {
+            "file" => Self::of_files(url, settings),
             #[cfg(feature = "etcd")]
             "etcd" | "etcds" => Ok(Self::of(lock_etcd::Etcd::from_url(&settings.in_url(url, "ttl")?)?)),
             #[cfg(not(feature = "etcd"))]
@@ -65,6 +68,17 @@ impl Store {
             // Only the scheme is shown: the rest may hold a password.
             _ => Err(invalid("backend", &format!("{scheme}://…"), EXPECTED)),
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn of_files(url: &str, settings: &Settings) -> Result<Self> {
+        settings.only_ttl("a directory")?;
+        Ok(Self::of(lock_file::Files::from_url(&settings.in_url(url, "ttl")?)?))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn of_files(url: &str, _settings: &Settings) -> Result<Self> {
+        Err(invalid("backend", url, "another store: directories need Linux"))
     }
 
     fn of(backend: impl Backend) -> Self {
@@ -113,6 +127,8 @@ mod tests {
     fn a_store_is_chosen_by_its_scheme() {
         let chosen = |url| format!("{:?}", Store::new(url, &Settings::default()).unwrap());
         assert!(chosen("memory").starts_with("Memory"));
+        #[cfg(target_os = "linux")]
+        assert!(chosen("file:///var/locks").contains("/var/locks"));
         #[cfg(feature = "etcd")]
         assert!(chosen("etcd://h").contains("h:2379"));
         #[cfg(feature = "zk")]
@@ -136,6 +152,7 @@ mod tests {
     #[test]
     fn what_is_shown_of_a_url_is_no_secret() {
         assert_eq!(shown("memory"), "memory");
+        assert_eq!(shown("file:///var/locks?ttl=5s"), "file:///var/locks");
         assert_eq!(shown("etcd://h1:1,h2/ns?ttl=5s"), "etcd://h1:1,h2/ns");
         assert_eq!(shown("zks://app:p@ss@h1,h2?password=x"), "zks://h1,h2");
     }

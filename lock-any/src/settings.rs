@@ -64,7 +64,7 @@ impl Settings {
     }
 
     /// `url` with these settings in it. The backend calls its ttl `ttl_key`.
-    #[cfg_attr(not(any(feature = "etcd", feature = "zk")), cfg(test))]
+    #[cfg_attr(not(any(target_os = "linux", feature = "etcd", feature = "zk")), cfg(test))]
     pub(crate) fn in_url(&self, url: &str, ttl_key: &'static str) -> Result<String> {
         let mut url = self.with_login(url)?;
         for (key, value) in self.parameters(ttl_key)? {
@@ -78,7 +78,7 @@ impl Settings {
         Ok(url)
     }
 
-    #[cfg_attr(not(any(feature = "etcd", feature = "zk")), cfg(test))]
+    #[cfg_attr(not(any(target_os = "linux", feature = "etcd", feature = "zk")), cfg(test))]
     fn with_login(&self, url: &str) -> Result<String> {
         let (user, password) = match (&self.user, &self.password) {
             (None, None) => return Ok(url.to_owned()),
@@ -113,7 +113,7 @@ fn text(setting: &str, path: &Path) -> Result<String, Error> {
     text.ok_or_else(|| invalid(setting, &path.to_string_lossy(), "a path in UTF-8"))
 }
 
-#[cfg_attr(not(any(feature = "etcd", feature = "zk")), cfg(test))]
+#[cfg_attr(not(any(target_os = "linux", feature = "etcd", feature = "zk")), cfg(test))]
 fn encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }

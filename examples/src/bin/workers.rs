@@ -38,7 +38,8 @@ With several processes, kill one, or a server, and see what becomes of the lock.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "workers", after_help = EXIT_CODES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 struct Cli {
-    /// The store: memory, etcd://HOST:2379/NAMESPACE or zk://HOST:2181/PATH; etcds:// and zks:// for TLS; hosts with commas
+    /// The store: memory, file:///DIRECTORY, etcd://HOST:2379/NAMESPACE or zk://HOST:2181/PATH; etcds:// and zks:// for TLS;
+    /// hosts with commas
     #[arg(long, value_name = "URL", default_value = "memory")]
     backend: String,
 
@@ -222,8 +223,8 @@ async fn main() -> ExitCode {
 /// Does what the command line says. Returns whether the ledger is right.
 async fn run(cli: Cli) -> Result<bool, Failure> {
     if cli.processes > 1 && cli.backend == "memory" {
-        let problem = "--processes needs a backend that processes can share, such as --backend etcd://localhost:2379 \
-                       or zk://localhost:2181: the memory backend is the memory of one process";
+        let problem = "--processes needs a backend that processes can share, such as --backend \
+                       file:///tmp/locks, etcd://localhost:2379 or zk://localhost:2181: the memory backend is the memory of one process";
         Cli::command().error(ErrorKind::ArgumentConflict, problem).exit();
     }
     let mut stop = Stop::listen()?;
