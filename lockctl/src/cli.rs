@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::connect::Store;
-use crate::{bench, break_lock, completions, doctor, leader, ls, queue, revoke, run, wait, who};
+use crate::{bench, break_lock, completions, doctor, elect, leader, ls, queue, revoke, run, wait, who};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -33,6 +33,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a command while holding a lock
     Run(run::Args),
+
+    /// Stand for leadership, and run a command while leading
+    Elect(elect::Args),
 
     /// List the names that somebody holds or waits for
     Ls(ls::Args),

@@ -9,6 +9,7 @@ mod cli;
 mod completions;
 mod connect;
 mod doctor;
+mod elect;
 mod exit;
 mod leader;
 mod ls;
@@ -75,6 +76,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     runtime.block_on(async {
         match command {
             Command::Run(args) => run::main(&store, args).await,
+            Command::Elect(args) => elect::main(&store, args).await,
             Command::Ls(args) => ls::main(&store, args).await,
             Command::Queue(args) => queue::main(&store, args).await,
             Command::Who(args) => who::main(&store, args).await,

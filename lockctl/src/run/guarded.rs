@@ -9,9 +9,10 @@ use rustix::process::{Signal, kill_current_process_group};
 use tokio::time::{sleep, timeout};
 
 use crate::exit::{Exit, Failure, say};
+use crate::output::time::rough;
 use crate::run::command::Guarded;
 use crate::run::environment::Described;
-use crate::run::signals::{Signals, stop_this_process};
+use crate::run::signals::{self, Signals, stop_this_process};
 use crate::run::terminal::{self, Terminal};
 use crate::run::timing::Timing;
 use crate::run::wire::{Order, Outcome, Report, Start};
@@ -31,7 +32,7 @@ pub(crate) async fn run(
     signals: &mut Signals,
 ) -> Result<Ended, Failure> {
     let Some(until) = guard.valid_until() else {
-        return Ok(Ended { exit: Exit::LOST, by_interrupt: false, lost: true });
+        return Ok(Ended { exit: Exit::LOST, by_interrupt: false, lost: true, by_user: false });
     };
     let terminal = Terminal::open();
     // In a pipeline, others may read from the terminal; the command gets it when it asks for it.
@@ -49,6 +50,7 @@ pub(crate) async fn run(
         kill_by: None,
         outcome: None,
         stopped: None,
+        by_user: false,
         resuming: false,
     };
     if running.watch(signals).await {
@@ -67,6 +69,8 @@ pub(crate) struct Ended {
     pub(crate) by_interrupt: bool,
     /// The lock was lost while it ran.
     pub(crate) lost: bool,
+    /// The user has sent a signal by which commands end.
+    pub(crate) by_user: bool,
 }
 
 struct Running<'a> {
@@ -83,6 +87,8 @@ struct Running<'a> {
     outcome: Option<Outcome>,
     /// Why the command was stopped for the sake of the lock.
     stopped: Option<Stopped>,
+    /// A signal came by which commands end.
+    by_user: bool,
     /// What is reported now comes from before the command was let go on.
     resuming: bool,
 }
@@ -203,10 +209,14 @@ impl Running<'_> {
         match signal {
             Signal::TSTP => {
                 self.guarded.order(Order::Pass(signal.as_raw()));
+                self.say_suspended();
                 self.sleep_stopped(signals).await;
             }
             Signal::CONT => self.resume(),
-            signal => self.guarded.order(Order::Pass(signal.as_raw())),
+            signal => {
+                self.by_user |= signals::ENDING.contains(&signal);
+                self.guarded.order(Order::Pass(signal.as_raw()));
+            }
         }
     }
 
@@ -231,6 +241,7 @@ impl Running<'_> {
             return;
         }
         terminal.take_back(group);
+        self.say_suspended();
         // The rest of the job, such as the script that this is a part of.
         if kill_current_process_group(Signal::TSTP).is_ok() {
             let arrived = async { while signals.next().await != Signal::TSTP {} };
@@ -241,11 +252,16 @@ impl Running<'_> {
 
     /// Stops this process until it is let go on.
     async fn sleep_stopped(&mut self, signals: &mut Signals) {
-        say("suspended; the command is ended when the lock runs out, unless it goes on before");
         stop_this_process();
         let continued = async { while signals.next().await != Signal::CONT {} };
         let _ = timeout(SOON, continued).await;
         self.resume();
+    }
+
+    fn say_suspended(&self) {
+        let ending = self.timing.grace + self.timing.margin;
+        let left = self.guard.valid_for().saturating_sub(ending);
+        say(format_args!("suspended; the command is ended unless it goes on within {}", rough(left)));
     }
 
     /// Lets the command go on.
@@ -279,7 +295,7 @@ impl Running<'_> {
             // Only the command has been told by the terminal, not the rest of the job, such as a script that this is a part of.
             let _ = kill_current_process_group(Signal::INT);
         }
-        Ended { exit, by_interrupt, lost: self.stopped.is_some() }
+        Ended { exit, by_interrupt, lost: self.stopped.is_some(), by_user: self.by_user || by_interrupt }
     }
 }
 

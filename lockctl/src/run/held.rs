@@ -24,7 +24,6 @@ pub(crate) enum Held {
     Shared(ReadGuard),
     Exclusive(WriteGuard),
     Permits(Permits),
-    #[expect(dead_code, reason = "elections come next")]
     Leader(Leadership),
 }
 

@@ -19,17 +19,17 @@
 //!
 //! The lock is released when nothing of the command is left, never before.
 
-mod acquire;
+pub(crate) mod acquire;
 mod command;
 mod deadline;
 mod environment;
 mod guarded;
-mod held;
-mod progress;
+pub(crate) mod held;
+pub(crate) mod progress;
 pub(crate) mod signals;
 pub(crate) mod stub;
 mod terminal;
-mod timing;
+pub(crate) mod timing;
 mod tree;
 pub(crate) mod warden;
 mod wire;
@@ -237,7 +237,7 @@ pub(crate) async fn under(
                 say(
                     "somebody removed the lock before it was released, and others may have had it while the command ran",
                 );
-                *ended = Ended { exit: Exit::LOST, by_interrupt: false, lost: true };
+                *ended = Ended { exit: Exit::LOST, lost: true, ..*ended };
             }
         }
     }

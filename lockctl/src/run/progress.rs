@@ -9,6 +9,7 @@ use lock_core::owner::Owner;
 use rustix::termios::tcgetwinsize;
 
 use crate::exit::say;
+use crate::output::plain::plain;
 use crate::output::time::ago;
 
 /// A lock that is free is acquired without a word.
@@ -48,14 +49,16 @@ impl Progress {
                 let length = u32::try_from(queue.len()).unwrap_or(u32::MAX);
                 pause = pause.max(PER_WAITER.saturating_mul(length));
                 if let Some(place) = place(&queue, &session) {
-                    self.tell(format!("waiting for {:?}: {place}", self.name));
+                    self.tell(&format!("waiting for {:?}: {place}", self.name));
                 }
             }
             tokio::time::sleep(pause).await;
         }
     }
 
-    fn tell(&mut self, line: String) {
+    fn tell(&mut self, line: &str) {
+        // Others' labels must not get at the terminal.
+        let line = plain(line);
         if line == self.told {
             return;
         }

@@ -27,7 +27,7 @@ const HEARD: [Signal; 10] = [
 ];
 
 /// Those that end the waiting for a lock.
-const ENDING: [Signal; 5] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::ALARM, Signal::TERM];
+pub(crate) const ENDING: [Signal; 5] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::ALARM, Signal::TERM];
 
 /// The signals that arrive from now on, in order. Those that were ignored when this process was started, as with `nohup`, stay so,
 /// for the command as well.
