@@ -52,12 +52,23 @@ impl ZooKeeper {
         Self::new(Config::from_url(url)?)
     }
 
-    fn connector(&self, pem: Option<&Pem>) -> Result<zk::Connector> {
+    /// How long a server is waited for at first.
+    ///
+    /// The client takes this bound for the opening of a connection as well as for silence on it. Below a quarter of the
+    /// timeout, so that when a renewal has failed for want of an answer, the next one uses another server; and so that
+    /// several silent servers can be tried in time.
+    fn patience(&self) -> Duration {
+        (self.config.connect_timeout / 4).clamp(self.config.timeout / 20, self.config.timeout / 8)
+    }
+
+    /// How long it is waited for after that was not enough: a server that is slow to answer is better than none. Never so
+    /// long that a session whose server falls silent has no time left for another one.
+    fn more(&self, patience: Duration) -> Duration {
+        (patience * 2).min(self.config.timeout * 2 / 5)
+    }
+
+    fn connector(&self, pem: Option<&Pem>, per_server: Duration) -> Result<zk::Connector> {
         let config = &self.config;
-        // The client takes this bound for the opening of a connection as well as for silence on it. Below a quarter of the
-        // timeout, so that when a renewal has failed for want of an answer, the next one uses another server; and so that
-        // several silent servers can be tried in time.
-        let per_server = (config.connect_timeout / 4).clamp(config.timeout / 20, config.timeout / 8);
         let mut connector = Client::connector()
             .with_session_timeout(config.timeout)
             .with_connection_timeout(per_server)
@@ -93,16 +104,16 @@ impl ZooKeeper {
         vec![&*self.peer.endpoints; times].join(",")
     }
 
-    /// Connects to one of the servers, trying them again and again until the deadline. Returns when it began, too: the
-    /// session was created after that.
-    async fn connect(&self, deadline: Deadline) -> Result<(Client, Instant)> {
+    /// Connects to one of the servers, trying them again and again until the deadline, with more patience each time. Returns
+    /// when it began, too: the session was created after that.
+    async fn connect(&self, deadline: Deadline, patience: &mut Duration) -> Result<(Client, Instant)> {
         let pem = self.config.tls.as_ref().map(Pem::read).transpose()?;
         let within = self.config.connect_timeout;
         // The client keeps the reasons of its failures to itself, so some of the time is kept for finding them out.
         let enough = deadline - (within / 4).min(probe::PATIENCE);
         let addresses = self.addresses();
         loop {
-            let connector = self.connector(pem.as_ref())?;
+            let connector = self.connector(pem.as_ref(), *patience)?;
             let began = BootClock.now();
             let connecting = async {
                 match pem {
@@ -125,19 +136,14 @@ impl ZooKeeper {
                 }
                 Err(_) => return Err(self.peer.unreachable(within, Arc::new(NoAnswer(within)))),
             }
+            *patience = self.more(*patience);
             sleep(PAUSE).await;
         }
     }
-}
 
-#[async_trait]
-impl Backend for ZooKeeper {
-    async fn open(&self, owner: &[u8]) -> Result<Arc<dyn Session>> {
-        let deadline = Deadline::now() + self.config.connect_timeout;
-        let within = self.config.connect_timeout;
-        let late = || self.peer.unreachable(within, Arc::new(NoAnswer(within)));
-        let (client, began) = self.connect(deadline).await?;
-        timeout_at(deadline, self.authenticate(&client)).await.map_err(|_| late())??;
+    /// Makes a session of the client's: shows who it is, and creates its node.
+    async fn register(&self, client: Client, owner: &[u8], began: Instant) -> Result<ZkSession> {
+        self.authenticate(&client).await?;
         let granted = client.session_timeout();
         if granted != self.config.timeout {
             tracing::warn!(asked = ?self.config.timeout, ?granted, "the ensemble granted another session timeout");
@@ -148,14 +154,33 @@ impl Backend for ZooKeeper {
         };
         let settings = Settings { chroot: self.config.chroot.clone(), acls, peer: self.peer.clone() };
         let session = ZkSession::new(client, settings, owner, began);
-        match timeout_at(deadline, session.register()).await {
-            Ok(Ok(())) => {
-                tracing::debug!(session = session.id(), timeout = ?granted, "session opened");
-                Ok(Arc::new(session))
+        session.register().await?;
+        tracing::debug!(session = session.id(), timeout = ?granted, "session opened");
+        Ok(session)
+    }
+}
+
+#[async_trait]
+impl Backend for ZooKeeper {
+    async fn open(&self, owner: &[u8]) -> Result<Arc<dyn Session>> {
+        let deadline = Deadline::now() + self.config.connect_timeout;
+        let within = self.config.connect_timeout;
+        let mut patience = self.patience();
+        loop {
+            let (client, began) = self.connect(deadline, &mut patience).await?;
+            match timeout_at(deadline, self.register(client, owner, began)).await {
+                Ok(Ok(session)) => return Ok(Arc::new(session)),
+                Ok(Err(error @ (Error::AccessDenied { .. } | Error::Refused { .. }))) => return Err(error),
+                // The connection was lost, or the server was too slow. The session goes with its client.
+                Ok(Err(error)) if Deadline::now() + PAUSE < deadline => {
+                    tracing::debug!(servers = %self.peer.endpoints, %error, "a new session was of no use");
+                }
+                Ok(Err(error @ Error::Unreachable { .. })) => return Err(error),
+                Ok(Err(error)) => return Err(self.peer.unreachable(within, Arc::new(error))),
+                Err(_) => return Err(self.peer.unreachable(within, Arc::new(NoAnswer(within)))),
             }
-            Ok(Err(error @ (Error::AccessDenied { .. } | Error::Refused { .. }))) => Err(error),
-            Ok(Err(error)) => Err(self.peer.unreachable(within, Arc::new(error))),
-            Err(_) => Err(late()),
+            patience = self.more(patience);
+            sleep(PAUSE).await;
         }
     }
 }

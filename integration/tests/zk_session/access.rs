@@ -1,9 +1,10 @@
 //! Opening: who is let in, what an error says, and how long it takes.
 
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use integration::{Cut, Proxy, Tls, ZooKeeper, ZooKeeperOptions};
+use integration::{Cut, Direction, Mode, Proxy, Tls, ZooKeeper, ZooKeeperOptions};
 use lock_core::Error;
 use lock_core::backend::Backend;
 
@@ -145,6 +146,30 @@ async fn a_server_that_comes_back_in_time_is_found() {
     assert!(!opening.is_finished());
     proxy.refuse(false).await.unwrap();
     opening.await.unwrap();
+}
+
+/// Each of its answers takes longer than a server gets at first, as after a start, or when its disk is slow.
+#[tokio::test]
+async fn a_slow_server_opens_a_session_all_the_same() {
+    let zookeeper = ZooKeeper::single().await.unwrap();
+    let proxy = Arc::new(Proxy::start(zookeeper.addr(0)).await.unwrap());
+    let slow = tokio::spawn({
+        let proxy = proxy.clone();
+        async move {
+            loop {
+                proxy.set(Direction::ToClient, Mode::Hold);
+                let _ = proxy.wait_for_held(Direction::ToClient, 1).await;
+                tokio::time::sleep(Duration::from_millis(170)).await;
+                proxy.set(Direction::ToClient, Mode::Pass);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    });
+    let session = open_with(&proxy.endpoint(), "timeout=1s").await;
+    retried("renew", || session.renew()).await;
+    slow.abort();
+    proxy.heal().await.unwrap();
+    session.close().await.unwrap();
 }
 
 #[tokio::test]
