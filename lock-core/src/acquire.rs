@@ -11,12 +11,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use crate::backend::{Change, Enqueue, Enqueued, Entry, Kind, Placed, Watch};
 use crate::client::Client;
 use crate::clock::Instant;
-use crate::decision::{Decision, Hint, Limits, Rule};
+use crate::decision::{Decision, Hint, Limits, Rule, are_of_one_recipe};
 use crate::error::{Error, Loss, Result};
 use crate::guard::Guard;
 use crate::lock_delay::{self, LockDelay};
@@ -286,11 +286,14 @@ impl Attempt {
         };
         let rule = self.rule_within(limits, Belief::Checked)?;
         let queue = live.retry(|| live.session.entries(&self.request.queue, usize::MAX)).await?;
+        let first = queue.first().map(|entry| entry.kind);
         let nearest = queue.into_iter().rev().map(|entry| entry.standing()).collect();
         let ahead = crate::backend::Ahead { nearest, more: false };
-        match rule.decide(&ahead) {
-            Decision::OtherRecipe(found) => Err(self.other_recipe(found)),
-            decision => Ok(decision != Decision::Granted),
+        match (rule.decide(&ahead), first) {
+            (Decision::OtherRecipe(_), Some(first)) if !are_of_one_recipe(rule.kind, first) => {
+                Err(self.other_recipe(first))
+            }
+            (decision, _) => Ok(decision != Decision::Granted),
         }
     }
 
@@ -343,6 +346,8 @@ impl Attempt {
         let mut watching = Watching::default();
         // Those behind may have looked while this entry had to wait, and since then watch nothing else.
         let mut taken_for_waiter = false;
+        // One of another recipe that is ahead for longer was not refused: it should not be there, and may stay.
+        let all_refused = tokio::time::Instant::now() + live.session.ttl();
         loop {
             let ahead = match known.take() {
                 Some(ahead) => ahead,
@@ -356,27 +361,46 @@ impl Attempt {
                     ahead.ok_or_else(|| self.entry_removed())?
                 }
             };
+            let mut intruder = None;
             let (mut on, hint) = match rule.decide(&ahead) {
                 Decision::Granted => {
+                    if ahead.more {
+                        // The nearest may have come to another recipe, too, and not have been refused yet.
+                        record::unclaimed(live, &self.request.queue, self.request.kind).await?;
+                    }
                     if taken_for_waiter && rule.leaves_room_behind(&ahead) {
                         live.clone().touch_later(mine.clone());
                     }
                     break;
                 }
-                Decision::OtherRecipe(found) => return Err(self.other_recipe(found)),
+                Decision::OtherRecipe(other) => {
+                    record::unclaimed(live, &self.request.queue, self.request.kind).await?;
+                    intruder = Some(other.kind);
+                    (vec![&other.entry], Hint::Look)
+                }
                 Decision::LookFarther(farther) => {
                     limit = farther;
                     continue;
                 }
-                Decision::Wait { .. } if self.patience == Patience::Try => return Ok(Turn::Busy),
                 Decision::Wait { on, hint } => (on, hint),
             };
+            if self.patience == Patience::Try {
+                return Ok(Turn::Busy);
+            }
             if self.request.limit.is_some() {
                 on.push(&record);
             }
             rule_is_fresh = false;
             // A wake-up is a hint and the queue decides, except that nothing can join ahead of a last obstacle.
-            if self.wait_for_change(live, mine, &mut watching, &on, hint).await? && hint == Hint::Grant {
+            let changing = self.wait_for_change(live, mine, &mut watching, &on, hint);
+            let removed = match intruder {
+                None => changing.await?,
+                Some(kind) => match timeout_at(all_refused, changing).await {
+                    Ok(changed) => changed?,
+                    Err(_) => return Err(self.other_recipe(kind)),
+                },
+            };
+            if removed && hint == Hint::Grant {
                 break;
             }
         }

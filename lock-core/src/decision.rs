@@ -41,8 +41,8 @@ pub(crate) enum Decision<'a> {
     },
     /// Too little was shown: look at this many entries.
     LookFarther(usize),
-    /// The name is used by another recipe.
-    OtherRecipe(Kind),
+    /// The name is used by another recipe, or this one ahead, the nearest such, is about to be refused.
+    OtherRecipe(&'a Standing),
 }
 
 /// What the change of an entry waited for tells.
@@ -69,7 +69,7 @@ impl Rule {
     /// Whether an entry of this kind is granted, by what is ahead of it.
     pub(crate) fn decide(self, ahead: &Ahead) -> Decision<'_> {
         if let Some(other) = ahead.nearest.iter().find(|other| !are_of_one_recipe(self.kind, other.kind)) {
-            return Decision::OtherRecipe(other.kind);
+            return Decision::OtherRecipe(other);
         }
         match self.kind {
             Kind::Exclusive | Kind::Unmarked | Kind::Candidate => first(ahead, |_| Hint::Grant),
@@ -91,6 +91,16 @@ impl Rule {
 /// Whether an entry may be behind that other one in a queue.
 pub(crate) fn are_of_one_recipe(mine: Kind, other: Kind) -> bool {
     mine.recipe() == other.recipe() || other == Kind::Unmarked && matches!(mine, Kind::Exclusive | Kind::Candidate)
+}
+
+/// Those of a queue that are of one's own recipe; an error with the recipe that has the name instead. Its first entry tells
+/// whose it is: one of another recipe farther behind is about to be refused.
+pub(crate) fn of_own_recipe<T>(queue: Vec<T>, mine: Kind, kind: impl Fn(&T) -> Kind) -> Result<Vec<T>, Kind> {
+    let is_own = |other: &T| are_of_one_recipe(mine, kind(other));
+    match queue.first() {
+        Some(first) if !is_own(first) => Err(kind(first)),
+        _ => Ok(queue.into_iter().filter(is_own).collect()),
+    }
 }
 
 /// Granted to the first entry; every other one waits for its immediate predecessor, so that a release wakes one.
@@ -191,7 +201,7 @@ mod tests {
                         assert!(farther > limit, "looking farther shows more");
                         limit = farther;
                     }
-                    Decision::OtherRecipe(kind) => panic!("{kind:?} in {self:?}"),
+                    Decision::OtherRecipe(other) => panic!("{other:?} in {self:?}"),
                 }
             }
         }
@@ -415,7 +425,7 @@ mod tests {
                 let told = Rule { kind: mine, limits: Limits { now: 1, highest: 1 } }.decide(&ahead);
                 let same = mine.recipe() == other.recipe()
                     || other == Kind::Unmarked && matches!(mine, Kind::Exclusive | Kind::Candidate);
-                assert_eq!(told == Decision::OtherRecipe(other), !same, "{mine:?} behind {other:?}");
+                assert_eq!(told == Decision::OtherRecipe(&ahead.nearest[0]), !same, "{mine:?} behind {other:?}");
             }
         }
     }

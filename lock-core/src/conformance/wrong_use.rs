@@ -4,11 +4,13 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{Contender, NOT_WOKEN, Waiter, World, contenders, fresh_name, has_length, in_time, record};
-use crate::backend::{Enqueue, Enqueued, Kind};
+use crate::backend::{Enqueue, Enqueued, Entry, Kind};
 use crate::{Client, Error, Guard, Membership, MultiGuard, Name, Result, Role};
 
 /// A way to hold a name.
@@ -379,6 +381,159 @@ pub async fn what_is_kept_beside_the_queue_is_one_recipes(world: &dyn World) {
     in_time(world, "the name is free", Way::Semaphore.hold(&one.client, &name)).await.unwrap().check().unwrap();
 }
 
+/// Puts an entry of this kind into a queue, as one has that comes to another recipe and was not told yet.
+async fn intrudes(client: &Client, name: &Name, kind: Kind) -> Entry {
+    let (queue, id) = (name.clone(), format!("{:032x}", fastrand::u128(..)));
+    let entering = client.with_session(move |live| async move {
+        let request = Enqueue { queue: &queue, kind, id: &id, value: b"", only_if_free: false };
+        live.session.enqueue(&request).await
+    });
+    match entering.await.unwrap() {
+        Enqueued::Placed(placed) => placed.entry,
+        Enqueued::Busy => panic!("it was to wait"),
+    }
+}
+
+/// The first of a queue tells whose it is. One farther behind that comes to another recipe is in the way, and no more.
+pub async fn one_that_is_about_to_be_refused_makes_nobody_else_be_refused(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    for way in WAYS {
+        let name = a_name();
+        let holder = in_time(world, "the name is free", way.hold(&two[0].client, &name)).await.unwrap();
+        let stranger = if way.recipe() == "read-write lock" { Kind::Member } else { Kind::Read };
+        let intruder = intrudes(&two[0].client, &name, stranger).await;
+        let newcomer = Waiter::nth(world, (&name, 3), {
+            let (client, name) = (two[1].client.clone(), name.clone());
+            async move { way.hold(&client, &name).await }
+        })
+        .await;
+        // A party goes in with the one that is just before it.
+        if way != Way::DoubleBarrier {
+            let held = tokio::time::timeout(NOT_WOKEN, way.try_hold(&two[1].client, &name)).await.expect("at once");
+            assert!(matches!(held, Ok(None)), "{way:?} takes what was not free");
+        }
+        has_length(world, &name, 3).await;
+        assert!(newcomer.is_waiting(), "{way:?}");
+        world.remove(&intruder).await;
+        has_length(world, &name, 2).await;
+        let mut holder = Some(holder);
+        if !matches!(way, Way::Reader | Way::Semaphore | Way::Group | Way::DoubleBarrier) {
+            assert!(newcomer.is_waiting(), "{way:?}: it is not its turn");
+            holder.take();
+        }
+        newcomer.guard_at_once("the one in the way left").await.check().unwrap();
+        drop(holder);
+        has_length(world, &name, 0).await;
+    }
+}
+
+/// Two come to another recipe at the same time. The second does not take the first for one that belongs there.
+pub async fn one_behind_another_that_is_about_to_be_refused_is_refused(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    for (comes, kind) in [
+        (Way::Group, Kind::Member),
+        (Way::DoubleBarrier, Kind::Party),
+        (Way::Semaphore, Kind::Permits(1)),
+        (Way::Reader, Kind::Read),
+    ] {
+        let name = a_name();
+        let holder = two[0].client.mutex(&name).unwrap().lock().await.unwrap();
+        let entry = intrudes(&two[0].client, &name, kind).await;
+        let outcome = tokio::time::timeout(NOT_WOKEN, comes.hold(&two[1].client, &name)).await;
+        told(&outcome.expect("told at once").unwrap_err(), &name, Way::Mutex, comes);
+        has_length(world, &name, 2).await;
+        world.remove(&entry).await;
+        holder.check().unwrap();
+    }
+    let (name, mutex) = (a_name(), two[1].client.mutex(a_name()).unwrap());
+    let _holder = two[0].client.mutex(&name).unwrap().lock().await.unwrap();
+    intrudes(&two[0].client, &name, Kind::Sleeper).await;
+    let sleeping = two[1].client.condvar(&name).unwrap();
+    let wait = async { sleeping.wait(mutex.lock().await?, &mutex).await };
+    let error = tokio::time::timeout(NOT_WOKEN, wait).await.expect("told at once").unwrap_err();
+    assert!(matches!(error, Error::OtherRecipe { found: "mutex", wanted: "condition variable", .. }), "{error}");
+    has_length(world, &name, 2).await;
+}
+
+/// Those who look on see the recipe that has the name.
+pub async fn one_that_is_about_to_be_refused_is_not_shown_by_the_recipe(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let (here, there) = (&two[0].client, &two[1].client);
+    let name = a_name();
+    let _member = here.group(&name).unwrap().join("member").await.unwrap();
+    intrudes(there, &name, Kind::Read).await;
+    let members = there.group(&name).unwrap().members().await.unwrap();
+    assert_eq!(members.iter().map(|member| member.value.as_slice()).collect::<Vec<_>>(), [b"member"]);
+    let mut watch = there.group(&name).unwrap().watch();
+    assert_eq!(in_time(world, "the members", watch.next()).await.unwrap(), members);
+    let name = a_name();
+    let _leadership = here.election(&name).unwrap().campaign("leader").await.unwrap();
+    intrudes(there, &name, Kind::Read).await;
+    let candidates = there.election(&name).unwrap().candidates().await.unwrap();
+    assert_eq!(candidates.iter().map(|one| one.value.as_slice()).collect::<Vec<_>>(), [b"leader"]);
+    let name = a_name();
+    let mutex = here.mutex(a_name()).unwrap();
+    let sleeper = Waiter::nth(world, (&name, 1), {
+        let (condvar, mutex) = (here.condvar(&name).unwrap(), mutex.clone());
+        async move { condvar.wait(mutex.lock().await?, &mutex).await }
+    })
+    .await;
+    let intruder = intrudes(there, &name, Kind::Read).await;
+    assert_eq!(there.condvar(&name).unwrap().notify_all().await.unwrap(), 1);
+    sleeper.guard_at_once("it was notified").await.release().await;
+    assert_eq!(world.entries(&name).await.remove(0).entry, intruder);
+    let name = a_name();
+    let entrant = Waiter::nth(world, (&name, 1), {
+        let barrier = here.double_barrier(&name, 2).unwrap();
+        async move { barrier.enter().await }
+    })
+    .await;
+    let intruder = intrudes(there, &name, Kind::Read).await;
+    let last = Waiter::nth(world, (&name, 3), {
+        let barrier = there.double_barrier(&name, 2).unwrap();
+        async move { barrier.enter().await }
+    })
+    .await;
+    world.remove(&intruder).await;
+    let _inside = [entrant.guard_at_once("both have come").await, last.guard_at_once("both have come").await];
+}
+
+/// A queue that is never empty, and somebody who takes it for a semaphore again and again.
+pub async fn misguided_crowd_disturbs_nobody(world: &dyn World) {
+    const ROUNDS: usize = 25;
+    let two = contenders(world, 2).await;
+    let name = a_name();
+    let done = Arc::new(AtomicBool::new(false));
+    let mut guard = two[0].client.mutex(&name).unwrap().lock().await.unwrap();
+    let crowd = [0, 1, 1].map(|client| {
+        let (semaphore, done) = (two[client].client.semaphore(&name, 3).unwrap(), done.clone());
+        tokio::spawn(async move {
+            let mut refused = 0;
+            while !done.load(Ordering::SeqCst) {
+                let error = semaphore.acquire(1).await.map(drop).expect_err("the name is a mutex's");
+                assert!(matches!(error, Error::OtherRecipe { found: "mutex", .. }), "{error}");
+                refused += 1;
+            }
+            refused
+        })
+    });
+    for round in 0..ROUNDS {
+        let mutex = two[round % 2].client.mutex(&name).unwrap();
+        let mut next = mutex.lock();
+        in_time(world, "it enters", next.position()).await.unwrap().expect("it waits");
+        guard.release().await;
+        guard = in_time(world, "it is not refused", next).await.unwrap();
+    }
+    done.store(true, Ordering::SeqCst);
+    for misguided in crowd {
+        assert!(in_time(world, "it ends", misguided).await.unwrap() > 0);
+    }
+    guard.check().unwrap();
+    assert!(record(&two[0].client, &name).await.is_empty());
+    guard.release().await;
+    has_length(world, &name, 0).await;
+}
+
 pub async fn list_shows_what_should_not_be_there(world: &dyn World) {
     let one = world.contender().await;
     let name = a_name();
@@ -396,8 +551,18 @@ pub async fn list_shows_what_should_not_be_there(world: &dyn World) {
     assert_eq!(places.iter().map(|place| place.role).collect::<Vec<_>>(), [Role::Holder, Role::Waiter]);
     assert_eq!(places[1].value, b"not an owner");
     assert!(places[1].owner.is_some(), "its session's");
-    let error = in_time(world, "a refusal", one.client.mutex(&name).unwrap().lock()).await.unwrap_err();
-    assert!(matches!(error, Error::OtherRecipe { found: "semaphore", .. }), "{error}");
+    // It might be about to leave, so that they wait; but no longer than one that leaves takes, and all at the same time.
+    let began = Instant::now();
+    let refused = [(); 4].map(|()| {
+        let mutex = one.client.mutex(&name).unwrap();
+        tokio::spawn(async move { mutex.lock().await.unwrap_err() })
+    });
+    for refused in refused {
+        let error = in_time(world, "a refusal", refused).await.unwrap();
+        assert!(matches!(error, Error::OtherRecipe { found: "semaphore", .. }), "{error}");
+    }
+    assert!(began.elapsed() < world.ttl() + SECOND, "took {:?}", began.elapsed());
+    assert_eq!(world.entries(&name).await.len(), 2, "nothing is left of those who were refused");
     assert!(one.client.queue(&name).unwrap().revoke(holder.token()).await.unwrap());
     holder.check().unwrap();
 }

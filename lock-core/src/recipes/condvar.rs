@@ -8,11 +8,13 @@ use tokio::task::JoinSet;
 
 use crate::backend::{Dequeued, Entry, Kind, QueueEntry};
 use crate::client::Client;
+use crate::decision::of_own_recipe;
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::name::Name;
 use crate::recipes::sleep::Sleep;
 use crate::recipes::{Mutex, Named};
+use crate::record;
 use crate::session::{Backoff, Live};
 
 /// A condition variable: those who hold a [`Mutex`] and find a condition not met sleep until somebody notifies them, and
@@ -225,11 +227,9 @@ async fn wake_all(live: Arc<Live>, name: &Name, woken: &mut usize) -> Result<()>
 /// The first `limit` sleepers, the one who has slept longest first.
 async fn sleepers(live: &Live, name: &Name, limit: usize) -> Result<Vec<Entry>> {
     let queue = live.retry(|| live.session.entries(name, limit)).await?;
-    if let Some(other) = queue.iter().find(|entry| entry.kind != Kind::Sleeper) {
-        let (wanted, found) = (Kind::Sleeper.recipe(), other.kind.recipe());
-        return Err(Error::OtherRecipe { name: name.to_string(), wanted, found });
-    }
-    Ok(queue.into_iter().map(|entry| entry.entry).collect())
+    let sleepers = of_own_recipe(queue, Kind::Sleeper, |entry| entry.kind);
+    let sleepers = sleepers.map_err(|found| record::other_recipe(name, Kind::Sleeper, found))?;
+    Ok(sleepers.into_iter().map(|entry| entry.entry).collect())
 }
 
 /// Wakes a sleeper. When an answer was lost, `false` may also mean that this has woken it: rather one too many is woken

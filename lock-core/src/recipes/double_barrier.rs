@@ -8,6 +8,7 @@ use crate::acquire::{Patience, acquire};
 use crate::backend::{Change, Kind, QueueEntry, Watched};
 use crate::client::Client;
 use crate::clock::Instant;
+use crate::decision::of_own_recipe;
 use crate::error::{Error, Loss, Result};
 use crate::guard::{Guard, Release};
 use crate::name::Name;
@@ -240,11 +241,9 @@ impl DoubleBarrier {
             }
         }
         let queue = live.retry(|| live.session.entries(&self.named.name, usize::MAX)).await?;
-        if let Some(other) = queue.iter().find(|entry| entry.kind != Kind::Party) {
-            let (name, found) = (self.named.name.to_string(), other.kind.recipe());
-            return Err(Error::OtherRecipe { name, wanted: DOUBLE_BARRIER, found });
-        }
-        Ok(rounds.opened(queue.iter().filter_map(|entry| entry.token).collect()))
+        let parties = of_own_recipe(queue, Kind::Party, |entry| entry.kind);
+        let parties = parties.map_err(|found| record::other_recipe(&self.named.name, Kind::Party, found))?;
+        Ok(rounds.opened(parties.iter().filter_map(|entry| entry.token).collect()))
     }
 
     /// Gives the place up so that nobody counts on it: whoever may have seen the entry must find the record written since.

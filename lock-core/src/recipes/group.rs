@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::backend::Kind;
 use crate::client::Client;
+use crate::decision::of_own_recipe;
 use crate::error::{Error, Loss, Result};
 use crate::guard::{Guard, Release};
 use crate::name::Name;
@@ -158,11 +159,9 @@ impl Group {
     }
 
     fn as_members(&self, places: Vec<Place>) -> Result<Vec<Member>> {
-        let members = places.into_iter().map(|place| match place.kind {
-            Kind::Member => Ok(Member::from(place)),
-            other => Err(Error::OtherRecipe { name: self.name().to_owned(), wanted: GROUP, found: other.recipe() }),
-        });
-        members.collect()
+        let members = of_own_recipe(places, Kind::Member, |place| place.kind);
+        let members = members.map_err(|found| record::other_recipe(&self.named.name, Kind::Member, found))?;
+        Ok(members.into_iter().map(Member::from).collect())
     }
 }
 

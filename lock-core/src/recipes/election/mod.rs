@@ -18,11 +18,13 @@ use std::task::{Context, Poll};
 use crate::acquire::Request;
 use crate::backend::{Entry, Kind};
 use crate::client::Client;
+use crate::decision::of_own_recipe;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::{Place, Queue};
 use crate::recipes::{Acquire, Named};
+use crate::record;
 use crate::revocation;
 use office::Office;
 
@@ -172,11 +174,9 @@ impl Election {
     /// As [`Client::entries`], and [`Error::OtherRecipe`].
     pub async fn candidates(&self) -> Result<Vec<Candidate>> {
         let queue = Queue::new(self.named.client.clone(), self.named.name.clone());
-        let candidates = queue.list().await?.into_iter().map(|place| {
-            self.check_kind(place.kind)?;
-            Ok(Candidate::from(place))
-        });
-        candidates.collect()
+        let candidates = of_own_recipe(queue.list().await?, Kind::Candidate, |place| place.kind);
+        let candidates = candidates.map_err(|found| record::other_recipe(&self.named.name, Kind::Candidate, found))?;
+        Ok(candidates.into_iter().map(Candidate::from).collect())
     }
 
     /// Follows who leads.
@@ -196,10 +196,6 @@ impl Election {
     /// ```
     pub fn observe(&self) -> Observer {
         Observer::new(self.named.client.clone(), self.named.name.clone())
-    }
-
-    fn check_kind(&self, kind: Kind) -> Result<()> {
-        check_kind(&self.named.name, kind)
     }
 }
 
