@@ -1,29 +1,28 @@
-//! The way into a queue and through it: the only wait loop of this crate.
+//! The way into a queue and out of it; `turn.rs` has what is between, the only wait loop of this crate.
 //!
 //! An acquire is a task of the client's runtime, because a request that was sent may be applied whatever becomes of its
 //! caller. The caller holds a receiver; when it is dropped, the task withdraws the entry.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 
-use crate::backend::{Change, Enqueue, Enqueued, Entry, Kind, Placed, Watch};
+use crate::backend::{Enqueue, Enqueued, Entry, Kind, Placed};
 use crate::client::Client;
 use crate::clock::Instant;
-use crate::decision::{Decision, Hint, Limits, Rule, are_of_one_recipe};
+use crate::decision::{Decision, Limits, are_of_one_recipe};
 use crate::error::{Error, Loss, Result};
 use crate::guard::Guard;
 use crate::lock_delay::{self, LockDelay};
 use crate::name::Name;
 use crate::record;
-use crate::session::{Backoff, Live, recheck};
-use crate::watching::{First, Set, Watching};
+use crate::session::{Backoff, Live};
+use crate::turn::{Belief, Turn};
 
 /// How long a caller waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,11 +100,12 @@ pub(crate) async fn acquire(client: &Client, request: Request, patience: Patienc
     poll_fn(|cx| acquiring.poll_guard(cx)).await
 }
 
-struct Attempt {
+/// One acquire, as a task.
+pub(crate) struct Attempt {
     client: Client,
-    request: Request,
+    pub(crate) request: Request,
     id: String,
-    patience: Patience,
+    pub(crate) patience: Patience,
     deadline: Option<Instant>,
     entered: watch::Sender<Option<Entry>>,
     /// The caller is not interested any more: do not enter again.
@@ -312,210 +312,11 @@ impl Attempt {
         }
         Err(error)
     }
-
-    /// The rule of this moment: for a semaphore, the limit is read from the store.
-    async fn rule(&self, live: &Live, belief: Belief) -> Result<Rule> {
-        let limits = match self.request.limit {
-            Some(believed) => record::limits_or_first(live, &self.request.queue, believed).await?,
-            None => Limits::NONE,
-        };
-        self.rule_within(limits, belief)
-    }
-
-    fn rule_within(&self, limits: Limits, belief: Belief) -> Result<Rule> {
-        if let (Some(believed), Kind::Permits(wanted)) = (self.request.limit, self.request.kind) {
-            if belief == Belief::Checked && limits.now != believed {
-                let name = self.request.queue.to_string();
-                return Err(Error::LimitMismatch { name, asked: believed, stored: limits.now });
-            }
-            if wanted > limits.now {
-                return Err(Error::too_many_permits(wanted, limits.now));
-            }
-        }
-        Ok(Rule { kind: self.request.kind, limits })
-    }
-
-    /// Waits until the entry is granted what it asks for, and the session is proven to live on for a while.
-    async fn wait_for_turn(&self, live: &Arc<Live>, placed: &Placed) -> Result<Turn> {
-        let mine = &placed.entry;
-        let record = live.session.record(&self.request.queue);
-        let mut rule = self.rule(live, Belief::Checked).await?;
-        let mut rule_is_fresh = true;
-        let mut known = placed.ahead.clone();
-        let mut limit = rule.first_look();
-        let mut watching = Watching::default();
-        // Those behind may have looked while this entry had to wait, and since then watch nothing else.
-        let mut taken_for_waiter = false;
-        // One of another recipe that is ahead for longer was not refused: it should not be there, and may stay.
-        let all_refused = tokio::time::Instant::now() + live.session.ttl();
-        loop {
-            let ahead = match known.take() {
-                Some(ahead) => ahead,
-                None => {
-                    taken_for_waiter = true;
-                    live.counters.looks.add_one();
-                    let look = live.retry(|| live.session.ahead(mine, limit));
-                    let now = async { if rule_is_fresh { Ok(rule) } else { self.rule(live, Belief::Any).await } };
-                    let (now, ahead) = tokio::try_join!(now, look)?;
-                    (rule, rule_is_fresh) = (now, true);
-                    ahead.ok_or_else(|| self.entry_removed())?
-                }
-            };
-            let mut intruder = None;
-            let (mut on, hint) = match rule.decide(&ahead) {
-                Decision::Granted => {
-                    if ahead.more {
-                        // The nearest may have come to another recipe, too, and not have been refused yet.
-                        record::unclaimed(live, &self.request.queue, self.request.kind).await?;
-                    }
-                    if taken_for_waiter && rule.leaves_room_behind(&ahead) {
-                        live.clone().touch_later(mine.clone());
-                    }
-                    break;
-                }
-                Decision::OtherRecipe(other) => {
-                    record::unclaimed(live, &self.request.queue, self.request.kind).await?;
-                    intruder = Some(other.kind);
-                    (vec![&other.entry], Hint::Look)
-                }
-                Decision::LookFarther(farther) => {
-                    limit = farther;
-                    continue;
-                }
-                Decision::Wait { on, hint } => (on, hint),
-            };
-            if self.patience == Patience::Try {
-                return Ok(Turn::Busy);
-            }
-            if self.request.limit.is_some() {
-                on.push(&record);
-            }
-            rule_is_fresh = false;
-            // A wake-up is a hint and the queue decides, except that nothing can join ahead of a last obstacle.
-            let changing = self.wait_for_change(live, mine, &mut watching, &on, hint);
-            let removed = match intruder {
-                None => changing.await?,
-                Some(kind) => match timeout_at(all_refused, changing).await {
-                    Ok(changed) => changed?,
-                    Err(_) => return Err(self.other_recipe(kind)),
-                },
-            };
-            if removed && hint == Hint::Grant {
-                break;
-            }
-        }
-        if let Some(delay) = &self.request.delay {
-            if let Some(pause) = lock_delay::pause(live, &self.request.queue, placed).await? {
-                self.pause(live, mine, &mut watching, pause).await?;
-            }
-            if !delay.ask(live, &self.request.queue, placed).await? {
-                return Err(self.entry_removed());
-            }
-        }
-        live.proven().await.map_err(|_| live.over())?;
-        Ok(Turn::Granted { own: watching.into_own() })
-    }
-
-    /// Waits, with a turn that may be lost meanwhile.
-    async fn pause(&self, live: &Arc<Live>, mine: &Entry, watching: &mut Watching, pause: Duration) -> Result<()> {
-        let mut over = pin!(tokio::time::sleep(pause));
-        loop {
-            if watching.set(live, mine, &[]).await? == Set::OwnGone {
-                return Err(self.entry_removed());
-            }
-            tokio::select! {
-                biased;
-                _ = live.health.lost() => return Err(live.over()),
-                first = watching.first() => match first {
-                    First::Own(Change::Removed) => return Err(self.entry_removed()),
-                    _ => Backoff::default().wait(&live.health).await,
-                },
-                () = &mut over => break,
-            }
-        }
-        // Events have been lost before, and the next one may have been waiting for as long.
-        match live.retry(|| live.session.ahead(mine, 1)).await? {
-            Some(_) => Ok(()),
-            None => Err(self.entry_removed()),
-        }
-    }
-
-    /// Waits until one of `on` may have changed, watching the own entry too. `true` when one was removed while the own
-    /// entry existed.
-    async fn wait_for_change(
-        &self,
-        live: &Arc<Live>,
-        mine: &Entry,
-        watching: &mut Watching,
-        on: &[&Entry],
-        hint: Hint,
-    ) -> Result<bool> {
-        loop {
-            match watching.set(live, mine, on).await? {
-                Set::Opened if hint == Hint::LookTwice => return Ok(false),
-                Set::Kept | Set::Opened => {}
-                Set::Gone => return Ok(false),
-                Set::OwnGone => return Err(self.entry_removed()),
-            }
-            live.counters.waits.add_one();
-            let first = tokio::select! {
-                biased;
-                _ = live.health.lost() => return Err(live.over()),
-                first = watching.first() => first,
-                () = recheck() => {
-                    watching.clear();
-                    continue;
-                }
-            };
-            match first {
-                First::Own(Change::Removed) => return Err(self.entry_removed()),
-                // Whoever wrote to a waiter's entry did not change its place.
-                First::Own(Change::Updated) => {}
-                First::Other(Change::Removed) => {
-                    live.counters.wakeups.add_one();
-                    return Ok(true);
-                }
-                First::Other(Change::Updated) => {
-                    live.counters.nudges.add_one();
-                    return Ok(false);
-                }
-                First::Own(Change::Unknown) | First::Other(Change::Unknown) => {
-                    // The connection may be gone, and with it the watches of all who wait here: not all at once.
-                    Backoff::default().wait(&live.health).await;
-                    return Ok(false);
-                }
-            }
-        }
-    }
-
-    fn entry_removed(&self) -> Error {
-        Error::EntryRemoved { lock: self.request.queue.to_string() }
-    }
-
-    fn other_recipe(&self, found: Kind) -> Error {
-        record::other_recipe(&self.request.queue, self.request.kind, found)
-    }
 }
 
 /// Whether an entry of this kind is in nobody's company when it is granted.
 fn excludes_all(kind: Kind) -> bool {
     matches!(kind, Kind::Exclusive | Kind::Write | Kind::Candidate | Kind::Unmarked)
-}
-
-/// Whether the limit that the caller believes in must be the stored one. It may have been changed since the caller entered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Belief {
-    Checked,
-    Any,
-}
-
-/// The outcome of waiting.
-enum Turn {
-    Granted {
-        /// The watch on the own entry, if there was cause to open one.
-        own: Option<Watch>,
-    },
-    Busy,
 }
 
 fn answer(reply: Reply, result: Result<Option<Guard>>) {

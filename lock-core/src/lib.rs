@@ -54,6 +54,7 @@ mod revocation;
 mod session;
 mod signal;
 mod state;
+mod turn;
 pub mod url;
 mod watching;
 

@@ -1,0 +1,217 @@
+//! In the queue: from an entry to what it asks for.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout_at;
+
+use crate::acquire::{Attempt, Patience};
+use crate::backend::{Change, Entry, Kind, Placed, Watch};
+use crate::decision::{Decision, Hint, Limits, Rule};
+use crate::error::{Error, Result};
+use crate::lock_delay;
+use crate::record;
+use crate::session::{Backoff, Live, recheck};
+use crate::watching::{First, Set, Watching};
+
+/// Whether the limit that the caller believes in must be the stored one. It may have been changed since the caller entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Belief {
+    Checked,
+    Any,
+}
+
+/// The outcome of waiting.
+pub(crate) enum Turn {
+    Granted {
+        /// The watch on the own entry, if there was cause to open one.
+        own: Option<Watch>,
+    },
+    Busy,
+}
+
+impl Attempt {
+    /// Waits until the entry is granted what it asks for, and the session is proven to live on for a while.
+    pub(crate) async fn wait_for_turn(&self, live: &Arc<Live>, placed: &Placed) -> Result<Turn> {
+        let mine = &placed.entry;
+        let record = live.session.record(&self.request.queue);
+        let mut rule = self.rule(live, Belief::Checked).await?;
+        let mut rule_is_fresh = true;
+        let mut known = placed.ahead.clone();
+        let mut limit = rule.first_look();
+        let mut watching = Watching::default();
+        // Those behind may have looked while this entry had to wait, and since then watch nothing else.
+        let mut taken_for_waiter = false;
+        // One of another recipe that is ahead for longer was not refused: it should not be there, and may stay.
+        let all_refused = tokio::time::Instant::now() + live.session.ttl();
+        loop {
+            let ahead = match known.take() {
+                Some(ahead) => ahead,
+                None => {
+                    taken_for_waiter = true;
+                    live.counters.looks.add_one();
+                    let look = live.retry(|| live.session.ahead(mine, limit));
+                    let now = async { if rule_is_fresh { Ok(rule) } else { self.rule(live, Belief::Any).await } };
+                    let (now, ahead) = tokio::try_join!(now, look)?;
+                    (rule, rule_is_fresh) = (now, true);
+                    ahead.ok_or_else(|| self.entry_removed())?
+                }
+            };
+            let mut intruder = None;
+            let (mut on, hint) = match rule.decide(&ahead) {
+                Decision::Granted => {
+                    if ahead.more {
+                        // The nearest may have come to another recipe, too, and not have been refused yet.
+                        record::unclaimed(live, &self.request.queue, self.request.kind).await?;
+                    }
+                    if taken_for_waiter && rule.leaves_room_behind(&ahead) {
+                        live.clone().touch_later(mine.clone());
+                    }
+                    break;
+                }
+                Decision::OtherRecipe(other) => {
+                    record::unclaimed(live, &self.request.queue, self.request.kind).await?;
+                    intruder = Some(other.kind);
+                    (vec![&other.entry], Hint::Look)
+                }
+                Decision::LookFarther(farther) => {
+                    limit = farther;
+                    continue;
+                }
+                Decision::Wait { on, hint } => (on, hint),
+            };
+            if self.patience == Patience::Try {
+                return Ok(Turn::Busy);
+            }
+            if self.request.limit.is_some() {
+                on.push(&record);
+            }
+            rule_is_fresh = false;
+            // A wake-up is a hint and the queue decides, except that nothing can join ahead of a last obstacle.
+            let changing = self.wait_for_change(live, mine, &mut watching, &on, hint);
+            let removed = match intruder {
+                None => changing.await?,
+                Some(kind) => match timeout_at(all_refused, changing).await {
+                    Ok(changed) => changed?,
+                    Err(_) => return Err(self.other_recipe(kind)),
+                },
+            };
+            if removed && hint == Hint::Grant {
+                break;
+            }
+        }
+        if let Some(delay) = &self.request.delay {
+            if let Some(pause) = lock_delay::pause(live, &self.request.queue, placed).await? {
+                self.pause(live, mine, &mut watching, pause).await?;
+            }
+            if !delay.ask(live, &self.request.queue, placed).await? {
+                return Err(self.entry_removed());
+            }
+        }
+        live.proven().await.map_err(|_| live.over())?;
+        Ok(Turn::Granted { own: watching.into_own() })
+    }
+
+    /// Waits, with a turn that may be lost meanwhile.
+    async fn pause(&self, live: &Arc<Live>, mine: &Entry, watching: &mut Watching, pause: Duration) -> Result<()> {
+        let mut over = pin!(tokio::time::sleep(pause));
+        loop {
+            if watching.set(live, mine, &[]).await? == Set::OwnGone {
+                return Err(self.entry_removed());
+            }
+            tokio::select! {
+                biased;
+                _ = live.health.lost() => return Err(live.over()),
+                first = watching.first() => match first {
+                    First::Own(Change::Removed) => return Err(self.entry_removed()),
+                    _ => Backoff::default().wait(&live.health).await,
+                },
+                () = &mut over => break,
+            }
+        }
+        // Events have been lost before, and the next one may have been waiting for as long.
+        match live.retry(|| live.session.ahead(mine, 1)).await? {
+            Some(_) => Ok(()),
+            None => Err(self.entry_removed()),
+        }
+    }
+
+    /// Waits until one of `on` may have changed, watching the own entry too. `true` when one was removed while the own
+    /// entry existed.
+    async fn wait_for_change(
+        &self,
+        live: &Arc<Live>,
+        mine: &Entry,
+        watching: &mut Watching,
+        on: &[&Entry],
+        hint: Hint,
+    ) -> Result<bool> {
+        loop {
+            match watching.set(live, mine, on).await? {
+                Set::Opened if hint == Hint::LookTwice => return Ok(false),
+                Set::Kept | Set::Opened => {}
+                Set::Gone => return Ok(false),
+                Set::OwnGone => return Err(self.entry_removed()),
+            }
+            live.counters.waits.add_one();
+            let first = tokio::select! {
+                biased;
+                _ = live.health.lost() => return Err(live.over()),
+                first = watching.first() => first,
+                () = recheck() => {
+                    watching.clear();
+                    continue;
+                }
+            };
+            match first {
+                First::Own(Change::Removed) => return Err(self.entry_removed()),
+                // Whoever wrote to a waiter's entry did not change its place.
+                First::Own(Change::Updated) => {}
+                First::Other(Change::Removed) => {
+                    live.counters.wakeups.add_one();
+                    return Ok(true);
+                }
+                First::Other(Change::Updated) => {
+                    live.counters.nudges.add_one();
+                    return Ok(false);
+                }
+                First::Own(Change::Unknown) | First::Other(Change::Unknown) => {
+                    // The connection may be gone, and with it the watches of all who wait here: not all at once.
+                    Backoff::default().wait(&live.health).await;
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// The rule of this moment: for a semaphore, the limit is read from the store.
+    async fn rule(&self, live: &Live, belief: Belief) -> Result<Rule> {
+        let limits = match self.request.limit {
+            Some(believed) => record::limits_or_first(live, &self.request.queue, believed).await?,
+            None => Limits::NONE,
+        };
+        self.rule_within(limits, belief)
+    }
+
+    pub(crate) fn rule_within(&self, limits: Limits, belief: Belief) -> Result<Rule> {
+        if let (Some(believed), Kind::Permits(wanted)) = (self.request.limit, self.request.kind) {
+            if belief == Belief::Checked && limits.now != believed {
+                let name = self.request.queue.to_string();
+                return Err(Error::LimitMismatch { name, asked: believed, stored: limits.now });
+            }
+            if wanted > limits.now {
+                return Err(Error::too_many_permits(wanted, limits.now));
+            }
+        }
+        Ok(Rule { kind: self.request.kind, limits })
+    }
+
+    fn entry_removed(&self) -> Error {
+        Error::EntryRemoved { lock: self.request.queue.to_string() }
+    }
+
+    pub(crate) fn other_recipe(&self, found: Kind) -> Error {
+        record::other_recipe(&self.request.queue, self.request.kind, found)
+    }
+}
