@@ -43,6 +43,7 @@ impl Attempt {
         let mut watching = Watching::default();
         // Those behind may have looked while this entry had to wait, and since then watch nothing else.
         let mut taken_for_waiter = false;
+        let mut is_right_here = false;
         // One of another recipe that is ahead for longer was not refused: it should not be there, and may stay.
         let all_refused = tokio::time::Instant::now() + live.session.ttl();
         loop {
@@ -71,7 +72,10 @@ impl Attempt {
                     break;
                 }
                 Decision::OtherRecipe(other) => {
-                    record::unclaimed(live, &self.request.queue, self.request.kind).await?;
+                    if !is_right_here {
+                        record::unclaimed(live, &self.request.queue, self.request.kind).await?;
+                        is_right_here = true;
+                    }
                     intruder = Some(other.kind);
                     (vec![&other.entry], Hint::Look)
                 }

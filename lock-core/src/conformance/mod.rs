@@ -219,6 +219,7 @@ macro_rules! conformance {
                 two_recipes_in_the_same_moment_never_hold_both,
                 what_is_kept_beside_the_queue_is_one_recipes,
                 one_that_is_about_to_be_refused_makes_nobody_else_be_refused,
+                one_that_was_right_once_is_not_refused_later,
                 one_behind_another_that_is_about_to_be_refused_is_refused,
                 one_that_is_about_to_be_refused_is_not_shown_by_the_recipe,
                 misguided_crowd_disturbs_nobody,

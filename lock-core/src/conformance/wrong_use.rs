@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Contender, NOT_WOKEN, Waiter, World, contenders, fresh_name, has_length, in_time, record};
+use super::{Contender, NOT_WOKEN, Waiter, World, contenders, fresh_name, has_length, in_time, record, sleeps};
 use crate::backend::{Enqueue, Enqueued, Entry, Kind};
 use crate::{Client, Error, Guard, Membership, MultiGuard, Name, Result, Role};
 
@@ -427,6 +427,25 @@ pub async fn one_that_is_about_to_be_refused_makes_nobody_else_be_refused(world:
     }
 }
 
+/// What was ahead leaves in any order, so that one of another recipe may be the first for a moment.
+pub async fn one_that_was_right_once_is_not_refused_later(world: &dyn World) {
+    let two = contenders(world, 2).await;
+    let name = a_name();
+    let holder = two[0].client.mutex(&name).unwrap().lock().await.unwrap();
+    let intruders =
+        [intrudes(&two[0].client, &name, Kind::Read).await, intrudes(&two[0].client, &name, Kind::Read).await];
+    let newcomer = Waiter::of({
+        let mutex = two[1].client.mutex(&name).unwrap();
+        async move { mutex.lock().await }
+    });
+    sleeps(world, &two[1], 1).await;
+    holder.release().await;
+    world.remove(&intruders[1]).await;
+    sleeps(world, &two[1], 2).await;
+    world.remove(&intruders[0]).await;
+    newcomer.guard_at_once("all have left").await.check().unwrap();
+}
+
 /// Two come to another recipe at the same time. The second does not take the first for one that belongs there.
 pub async fn one_behind_another_that_is_about_to_be_refused_is_refused(world: &dyn World) {
     let two = contenders(world, 2).await;
@@ -501,35 +520,40 @@ pub async fn one_that_is_about_to_be_refused_is_not_shown_by_the_recipe(world: &
 /// A queue that is never empty, and somebody who takes it for a semaphore again and again.
 pub async fn misguided_crowd_disturbs_nobody(world: &dyn World) {
     const ROUNDS: usize = 25;
-    let two = contenders(world, 2).await;
+    let three = contenders(world, 3).await;
     let name = a_name();
     let done = Arc::new(AtomicBool::new(false));
-    let mut guard = two[0].client.mutex(&name).unwrap().lock().await.unwrap();
-    let crowd = [0, 1, 1].map(|client| {
-        let (semaphore, done) = (two[client].client.semaphore(&name, 3).unwrap(), done.clone());
+    let mut guard = three[0].client.mutex(&name).unwrap().lock().await.unwrap();
+    let crowd = [(); 3].map(|()| {
+        let (semaphore, done) = (three[2].client.semaphore(&name, 3).unwrap(), done.clone());
         tokio::spawn(async move {
             let mut refused = 0;
             while !done.load(Ordering::SeqCst) {
-                let error = semaphore.acquire(1).await.map(drop).expect_err("the name is a mutex's");
-                assert!(matches!(error, Error::OtherRecipe { found: "mutex", .. }), "{error}");
+                match semaphore.acquire(1).await {
+                    // It was the first when it looked.
+                    Ok(permit) => drop(permit),
+                    Err(error) => assert!(matches!(error, Error::OtherRecipe { .. }), "{error}"),
+                }
                 refused += 1;
             }
             refused
         })
     });
     for round in 0..ROUNDS {
-        let mutex = two[round % 2].client.mutex(&name).unwrap();
-        let mut next = mutex.lock();
-        in_time(world, "it enters", next.position()).await.unwrap().expect("it waits");
+        let contender = &three[round % 2];
+        let slept = contender.client.metrics().waits;
+        let mutex = contender.client.mutex(&name).unwrap();
+        let next = Waiter::of(async move { mutex.lock().await });
+        // It has looked, and has not been refused.
+        sleeps(world, contender, slept + 1).await;
         guard.release().await;
-        guard = in_time(world, "it is not refused", next).await.unwrap();
+        guard = next.guard(world).await;
     }
     done.store(true, Ordering::SeqCst);
     for misguided in crowd {
         assert!(in_time(world, "it ends", misguided).await.unwrap() > 0);
     }
     guard.check().unwrap();
-    assert!(record(&two[0].client, &name).await.is_empty());
     guard.release().await;
     has_length(world, &name, 0).await;
 }
