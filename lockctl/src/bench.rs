@@ -26,12 +26,18 @@ pub(crate) struct Args {
     workers: u16,
 
     /// How long each of the two parts takes
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = time)]
     time: Duration,
 
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let shortest_to_longest = Duration::from_millis(100)..=Duration::from_secs(3600);
+    let expected = "expected 100ms to 1h".to_owned();
+    duration(text).and_then(|time| if shortest_to_longest.contains(&time) { Ok(time) } else { Err(expected) })
 }
 
 /// What was measured with one number of workers.
@@ -71,10 +77,11 @@ struct Sample {
 /// That the store cannot be reached, or a lock was held twice.
 pub(crate) async fn main(store: &Store, args: Args) -> Result<Exit, Failure> {
     let url = store.url()?;
+    store.warn_of_password(&url);
     let mut endings = Endings::new()?;
     let mut clients = Vec::new();
     let measured = endings.unless(measure(store, &url, &args, &mut clients)).await;
-    farewell(&mut endings, &clients).await;
+    farewell(endings, &clients).await;
     let (alone, contended) = measured?;
     let report = Report { backend: lock_any::shown(&url), alone, contended };
     if args.json {

@@ -1,5 +1,6 @@
 //! `lockctl break`: remove a holder by force.
 
+use crate::cli::token;
 use crate::connect::Store;
 use crate::exit::{Exit, Failure};
 use crate::output::plain::plain;
@@ -15,7 +16,7 @@ pub(crate) struct Args {
     name: String,
 
     /// The token of the holder to remove, and no other; `lockctl who` shows it
-    #[arg(long)]
+    #[arg(long, value_parser = token)]
     token: u64,
 
     /// Print one JSON object with the holder that was removed

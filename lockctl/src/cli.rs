@@ -84,6 +84,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| "expected a duration with a unit, such as 15s, 500ms or 1m30s".to_owned())
 }
 
+/// A fencing token, for options.
+pub(crate) fn token(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "expected the number that `lockctl who` shows".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;

@@ -91,12 +91,17 @@ impl Store {
     /// What is wrong with the options, the credentials or the way to the servers.
     pub(crate) async fn connect(&self, label: Option<&str>) -> Result<Client, Failure> {
         let url = self.url()?;
-        if self.is_in_argv(&url) && has_password(&url) {
+        self.warn_of_password(&url);
+        self.connect_to(&url, label).await
+    }
+
+    /// Tells the user of a password that others can read.
+    pub(crate) fn warn_of_password(&self, url: &str) {
+        if self.is_in_argv(url) && has_password(url) {
             say(
                 "the password in --backend can be read in the list of processes; put it into LOCKCTL_PASSWORD or a --password-file",
             );
         }
-        self.connect_to(&url, label).await
     }
 
     /// The same for a URL that was made of this one.
@@ -117,9 +122,13 @@ impl Store {
         self.ttl
     }
 
-    /// The user, if one was named beside the URL.
-    pub(crate) fn user(&self) -> Option<&str> {
-        self.user.as_deref()
+    /// The user, if one was named, in the URL or beside it.
+    pub(crate) fn user(&self, url: &str) -> Option<String> {
+        self.user.clone().or_else(|| {
+            let url = without_password(url);
+            let authority = url.split_once("://")?.1.split(['/', '?']).next()?;
+            authority.rsplit_once('@').map(|(user, _)| user.to_owned())
+        })
     }
 
     fn settings(&self) -> Result<Settings, Failure> {
@@ -225,6 +234,22 @@ mod tests {
             assert_eq!(without_password(url), want);
             assert_eq!(has_password(url), url != want, "{url}");
         }
+    }
+
+    #[test]
+    fn the_user_is_named_in_the_url_or_beside_it() {
+        let user = |args: &[&str], url| {
+            #[derive(clap::Parser)]
+            struct Cli {
+                #[command(flatten)]
+                store: Store,
+            }
+            <Cli as clap::Parser>::parse_from([&["lockctl"], args].concat()).store.user(url)
+        };
+        assert_eq!(user(&[], "etcd://app:secret@h/ns").as_deref(), Some("app"));
+        assert_eq!(user(&["--user", "other"], "etcd://h/ns@x").as_deref(), Some("other"));
+        assert_eq!(user(&[], "etcd://h/ns@x"), None);
+        assert_eq!(user(&[], "memory"), None);
     }
 
     #[test]

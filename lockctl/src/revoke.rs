@@ -2,6 +2,7 @@
 
 use lock_core::{Place, Role};
 
+use crate::cli::token;
 use crate::connect::Store;
 use crate::exit::{Exit, Failure, say};
 use crate::output::{self, json};
@@ -16,7 +17,7 @@ pub(crate) struct Args {
     name: String,
 
     /// Ask only the holder with this token; `lockctl who` shows it
-    #[arg(long)]
+    #[arg(long, value_parser = token)]
     token: Option<u64>,
 
     /// Print one JSON array with those who were asked

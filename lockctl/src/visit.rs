@@ -7,6 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::connect::Store;
 use crate::exit::{Exit, Failure};
+use crate::run::signals::end_by_interrupt;
 
 /// How long a store that does not answer may take to end a session; the ttl does it otherwise.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -20,14 +21,21 @@ where
     F: Future<Output = Result<Exit, Failure>>,
 {
     let mut endings = Endings::new()?;
-    let client = endings.unless(store.connect(None)).await?;
+    let client = match endings.unless(store.connect(None)).await {
+        Ok(client) => client,
+        Err(failure) => {
+            farewell(endings, &[]).await;
+            return Err(failure);
+        }
+    };
     let outcome = endings.unless(work(client.clone())).await;
-    farewell(&mut endings, &[client]).await;
+    farewell(endings, &[client]).await;
     outcome
 }
 
-/// Ends sessions, at the same time, unless one more signal says that even this takes too long.
-pub(crate) async fn farewell(endings: &mut Endings, clients: &[Client]) {
+/// Ends sessions, at the same time, unless one more signal says that even this takes too long. After Ctrl-C it does not
+/// return.
+pub(crate) async fn farewell(mut endings: Endings, clients: &[Client]) {
     let closing: Vec<_> = clients
         .iter()
         .map(|client| {
@@ -43,6 +51,9 @@ pub(crate) async fn farewell(endings: &mut Endings, clients: &[Client]) {
         Ok(())
     };
     let _ = tokio::time::timeout(FAREWELL, endings.unless(all)).await;
+    if endings.interrupted {
+        end_by_interrupt();
+    }
 }
 
 /// The signals that ask a program to end: INT, TERM and HUP.
@@ -51,6 +62,7 @@ pub(crate) struct Endings {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    interrupted: bool,
 }
 
 impl Endings {
@@ -64,6 +76,7 @@ impl Endings {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
             hang_up: listen(SignalKind::hangup())?,
+            interrupted: false,
         })
     }
 
@@ -79,6 +92,7 @@ impl Endings {
             _ = self.hang_up.recv() => SignalKind::hangup(),
             done = work => return done,
         };
+        self.interrupted |= signal == SignalKind::interrupt();
         Err(Failure::quiet(Exit::of_signal(signal.as_raw_value())))
     }
 }

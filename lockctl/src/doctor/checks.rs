@@ -21,10 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn all(
     store: &Store,
+    url: &str,
     client: &Client,
     mut found: impl FnMut(Finding) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    found(Finding::ok("session", format!("{}, as {}", client.session_id().await?, who(store))))?;
+    found(Finding::ok("session", format!("{}, as {}", client.session_id().await?, who(store, url))))?;
     let granted = client.ttl().await?;
     found(ttl(granted, store.ttl()))?;
     let name = format!("{SCRATCH}/{:016x}", fastrand::u64(..));
@@ -40,11 +41,11 @@ pub(super) async fn all(
 }
 
 fn failed(check: &str, failure: &Failure) -> Finding {
-    Finding::bad(check, failure, remedy(failure.exit(), None))
+    Finding::bad(check, failure, remedy(failure.exit(), false))
 }
 
-fn who(store: &Store) -> String {
-    store.user().map_or_else(|| "a client without a login".to_owned(), |user| format!("user {user:?}"))
+fn who(store: &Store, url: &str) -> String {
+    store.user(url).map_or_else(|| "a client without a login".to_owned(), |user| format!("user {user:?}"))
 }
 
 fn ttl(granted: Duration, asked: Option<Duration>) -> Finding {

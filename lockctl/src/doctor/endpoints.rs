@@ -24,13 +24,19 @@ pub(super) struct Endpoint {
     /// With its port, where the URL has it; nothing for a store without servers.
     host: String,
     url: String,
+    one_of_several: bool,
 }
 
 impl Endpoint {
     /// The servers of a URL.
     pub(super) fn all(url: &str) -> Vec<Self> {
         let Some((scheme, rest)) = url.split_once("://") else {
-            return vec![Self { scheme: url.to_owned(), host: String::new(), url: url.to_owned() }];
+            return vec![Self {
+                scheme: url.to_owned(),
+                host: String::new(),
+                url: url.to_owned(),
+                one_of_several: false,
+            }];
         };
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
@@ -41,6 +47,7 @@ impl Endpoint {
             scheme: scheme.to_owned(),
             host: host.to_owned(),
             url: format!("{scheme}://{login}{host}{path}"),
+            one_of_several: hosts.contains(','),
         };
         hosts.split(',').map(endpoint).collect()
     }
@@ -57,7 +64,7 @@ impl Endpoint {
                 Finding::ok(name, format!("a session in {took}{version}"))
             }
             Err(failure) => {
-                let remedy = remedy(failure.exit(), Some(&self.host));
+                let remedy = remedy(failure.exit(), self.one_of_several);
                 Finding::bad(name, &failure, remedy)
             }
         }
@@ -100,21 +107,15 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     rest.split_once(after).map(|(found, _)| found)
 }
 
-/// What an operator can do about it.
-pub(super) fn remedy(exit: Exit, host: Option<&str>) -> Option<String> {
-    Some(match exit {
-        Exit::UNREACHABLE => match host {
-            Some(host) if !host.is_empty() => format!(
-                "is the server on {host} running, and does every firewall let this host through? If it is gone for good, \
-                 take it out of --backend"
-            ),
-            _ => "are a majority of the servers running, and do they know each other?".to_owned(),
-        },
-        Exit::ACCESS_DENIED => {
-            "check --user and the password, and what the user may do below the backend's path".to_owned()
-        }
+/// What an operator can do about it, besides what the error says.
+pub(super) fn remedy(exit: Exit, one_of_several: bool) -> Option<String> {
+    let remedy = match exit {
+        Exit::UNREACHABLE if one_of_several => "if it is gone for good, take it out of --backend",
+        Exit::UNREACHABLE => "are most of the servers running, and do they reach each other?",
+        Exit::ACCESS_DENIED => "check --user and the password, and what the user may do below the backend's path",
         _ => return None,
-    })
+    };
+    Some(remedy.to_owned())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod checks;
 mod clocks;
 mod endpoints;
 
+use lock_core::Client;
 use serde::Serialize;
 
 use crate::connect::Store;
@@ -102,20 +103,29 @@ impl Report {
 /// That the report cannot be written, or a signal came.
 pub(crate) async fn main(store: &Store, args: Args) -> Result<Exit, Failure> {
     let url = store.url()?;
+    store.warn_of_password(&url);
     let mut report =
         Report { lockctl: env!("CARGO_PKG_VERSION"), backend: lock_any::shown(&url), findings: Vec::new() };
     if !args.json {
         output::print_lines(&[format!("lockctl {}, backend {}", report.lockctl, plain(&report.backend))])?;
     }
-    let mut endings = Endings::new()?;
-    endings.unless(check(store, &url, args.json, &mut report)).await?;
+    let (mut endings, mut clients) = (Endings::new()?, Vec::new());
+    let checked = endings.unless(check(store, &url, args.json, &mut report, &mut clients)).await;
+    farewell(endings, &clients).await;
+    checked?;
     if args.json {
         json::print(&report)?;
     }
     Ok(report.exit())
 }
 
-async fn check(store: &Store, url: &str, as_json: bool, report: &mut Report) -> Result<(), Failure> {
+async fn check(
+    store: &Store,
+    url: &str,
+    as_json: bool,
+    report: &mut Report,
+    clients: &mut Vec<Client>,
+) -> Result<(), Failure> {
     let endpoints = Endpoint::all(url);
     // At the same time: each may take as long as a connection may.
     let reached: Vec<_> = endpoints
@@ -130,18 +140,19 @@ async fn check(store: &Store, url: &str, as_json: bool, report: &mut Report) -> 
         report.add(as_json, finding)?;
     }
     let client = match store.connect_to(url, Some("lockctl doctor")).await {
-        Ok(client) => client,
+        Ok(client) => {
+            clients.push(client.clone());
+            client
+        }
         Err(failure) => {
             // Told for each server already, if it is one server's.
             if report.exit() == Exit::OK {
-                report.add(as_json, Finding::bad("session", &failure, endpoints::remedy(failure.exit(), None)))?;
+                report.add(as_json, Finding::bad("session", &failure, endpoints::remedy(failure.exit(), false)))?;
             }
             return Ok(());
         }
     };
     let began = clocks::Reading::now();
-    let outcome = checks::all(store, &client, |finding| report.add(as_json, finding)).await;
-    farewell(&mut Endings::new()?, &[client]).await;
-    outcome?;
+    checks::all(store, url, &client, |finding| report.add(as_json, finding)).await?;
     report.add(as_json, clocks::compare(began).await)
 }
