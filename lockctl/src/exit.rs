@@ -44,7 +44,10 @@ const CODES: &[(&str, &str)] = &[
     ("64", "the command line cannot be used"),
     ("69", "no server of the store could be reached, or none answered"),
     ("70", "an error of lockctl itself, or of the system it runs on"),
-    ("75", "the lock was not free (--try) or not free in time (--timeout); for who and leader: nobody is there"),
+    (
+        "75",
+        "the lock was not free (--try) or not free in time (--timeout); for who, leader, revoke and break: nobody is there",
+    ),
     ("77", "the store refused the user, the password, or what they may do"),
     ("78", "a setting or a name cannot be used: a bad URL, another limit, a name in use by another recipe"),
     ("80", "the lock was lost while the command ran, so the command was stopped"),
