@@ -64,6 +64,20 @@ struct Inner {
 type Generation = Arc<OnceCell<Result<Arc<Live>>>>;
 
 /// Settings of a [`Client`] that have defaults.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// use lock_core::{Client, memory::Memory};
+///
+/// let client = Client::builder(Memory::new())
+///     .label("nightly jobs")
+///     .runtime(tokio::runtime::Handle::current())
+///     .connect()
+///     .await?;
+/// assert_eq!(client.metrics().sessions_opened, 1);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Builder {
     backend: Arc<dyn Backend>,
@@ -77,12 +91,41 @@ impl Client {
     ///
     /// # Errors
     /// What is wrong with the configuration, the credentials or the way to the servers:
-    /// [`Error::InvalidConfig`], [`Error::AccessDenied`], [`Error::Unreachable`], each within the backend's connect timeout.
+    /// [`Error::InvalidConfig`], [`Error::AccessDenied`], [`Error::Unreachable`], [`Error::Refused`], each within the backend's
+    /// connect timeout; [`Error::Runtime`] when no thread can be started.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes a session that was just being opened.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// use lock_core::{Client, Error, memory::{Fault, Memory, Op}};
+    ///
+    /// let store = Memory::new();
+    /// store.link().plan(Op::Open, Fault::Refuse);
+    /// let refused = Client::connect(store.clone()).await; // told here, not by the first lock
+    /// assert!(matches!(refused, Err(Error::Unreachable { .. })));
+    /// assert!(Client::connect(store).await.is_ok());
+    /// # Ok(()) }
+    /// ```
     pub async fn connect(backend: impl Backend) -> Result<Self> {
         Self::builder(backend).connect().await
     }
 
     /// Starts with the default settings.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// use lock_core::{Client, memory::Memory};
+    ///
+    /// let client = Client::builder(Memory::new()).label("worker 7").connect().await?;
+    /// let guard = client.mutex("reindex")?.lock().await?;
+    /// let holder = client.queue("reindex")?.list().await?.remove(0).owner;
+    /// assert_eq!(holder.and_then(|owner| owner.label).as_deref(), Some("worker 7"));
+    /// # Ok(()) }
+    /// ```
     pub fn builder(backend: impl Backend) -> Builder {
         Builder { backend: Arc::new(backend), runtime: None, clock: Arc::new(BootClock), label: None }
     }
@@ -91,6 +134,17 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let guard = client.mutex("tenants/7/backup")?.lock().await?;
+    /// let same = client.mutex("tenants/7/backup")?; // in any process: the name is the lock
+    /// assert!(same.try_lock().await?.is_none());
+    /// assert!(client.mutex("tenants/7")?.try_lock().await?.is_some(), "a name is not a path");
+    /// # Ok(()) }
+    /// ```
     pub fn mutex(&self, name: impl AsRef<str>) -> Result<Mutex> {
         Ok(Mutex::new(self.clone(), Name::new(name)?))
     }
@@ -99,6 +153,17 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let hold = client.reentrant_mutex("accounts")?.lock("request-17").await?;
+    /// let elsewhere = client.reentrant_mutex("accounts")?; // knows the owners of this client
+    /// assert!(elsewhere.try_lock("request-17").await?.is_some());
+    /// assert!(client.mutex("accounts")?.try_lock().await?.is_none(), "to all others it is a mutex");
+    /// # Ok(()) }
+    /// ```
     pub fn reentrant_mutex(&self, name: impl AsRef<str>) -> Result<ReentrantMutex> {
         Ok(ReentrantMutex::new(self.clone(), Name::new(name)?, self.inner.reentrant.clone()))
     }
@@ -107,6 +172,16 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`], and [`Error::InvalidConfig`] for no names.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let both = client.multi_lock(["account-b", "account-a"])?;
+    /// assert!(both.names().eq(["account-a", "account-b"]), "in this order, whoever locks them");
+    /// assert!(client.multi_lock([""; 0]).is_err(), "no names");
+    /// # Ok(()) }
+    /// ```
     pub fn multi_lock<N: AsRef<str>>(&self, names: impl IntoIterator<Item = N>) -> Result<MultiLock> {
         MultiLock::new(self, names)
     }
@@ -115,6 +190,17 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let config = client.rw_lock("config")?;
+    /// let reading = config.read().await?;
+    /// assert!(config.try_read().await?.is_some());
+    /// assert!(config.try_write().await?.is_none());
+    /// # Ok(()) }
+    /// ```
     pub fn rw_lock(&self, name: impl AsRef<str>) -> Result<RwLock> {
         Ok(RwLock::new(self.clone(), Name::new(name)?))
     }
@@ -123,6 +209,18 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`], and [`Error::InvalidConfig`] for a limit of 0.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let downloads = client.semaphore("downloads", 2)?;
+    /// let held = downloads.acquire(2).await?;
+    /// assert!(downloads.try_acquire(1).await?.is_none());
+    /// let other = client.semaphore("downloads", 3)?;
+    /// assert!(other.try_acquire(1).await.is_err(), "the first user set the limit");
+    /// # Ok(()) }
+    /// ```
     pub fn semaphore(&self, name: impl AsRef<str>, limit: u32) -> Result<Semaphore> {
         Semaphore::new(self.clone(), Name::new(name)?, limit)
     }
@@ -131,6 +229,16 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let leadership = client.election("scheduler")?.campaign("10.0.0.1:7000").await?;
+    /// let leader = client.election("scheduler")?.leader().await?; // as any process sees it
+    /// assert_eq!(leader.map(|leader| leader.value).as_deref(), Some(&b"10.0.0.1:7000"[..]));
+    /// # Ok(()) }
+    /// ```
     pub fn election(&self, name: impl AsRef<str>) -> Result<Election> {
         Ok(Election::new(self.clone(), Name::new(name)?))
     }
@@ -139,6 +247,15 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// client.barrier("schema-migration")?.raise().await?;
+    /// assert!(client.barrier("schema-migration")?.is_raised().await?); // in any process
+    /// # Ok(()) }
+    /// ```
     pub fn barrier(&self, name: impl AsRef<str>) -> Result<Barrier> {
         Ok(Barrier::new(self.clone(), Name::new(name)?))
     }
@@ -147,6 +264,16 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let mutex = client.mutex("table")?;
+    /// let changed = client.condvar("table-changed")?; // a name of its own: its sleepers are a queue
+    /// assert!(!changed.notify_one().await?, "nobody sleeps");
+    /// # Ok(()) }
+    /// ```
     pub fn condvar(&self, name: impl AsRef<str>) -> Result<Condvar> {
         Ok(Condvar::new(self.clone(), Name::new(name)?))
     }
@@ -155,6 +282,17 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`], and [`Error::InvalidConfig`] for no parties.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let alone = client.double_barrier("simulation-step", 1)?.enter().await?;
+    /// let others = client.double_barrier("simulation-step", 2)?;
+    /// assert!(others.enter().await.is_err(), "the first user set the number");
+    /// alone.leave().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn double_barrier(&self, name: impl AsRef<str>, parties: u32) -> Result<DoubleBarrier> {
         DoubleBarrier::new(self.clone(), Name::new(name)?, parties)
     }
@@ -163,6 +301,16 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`], and [`Error::InvalidConfig`] for a count that is not 1 to [`CountDownLatch::MAX_COUNT`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let loaded = client.count_down_latch("shards-loaded", 3)?;
+    /// loaded.count_down().await?;
+    /// assert_eq!(client.count_down_latch("shards-loaded", 3)?.count().await?, 2); // in any process
+    /// # Ok(()) }
+    /// ```
     pub fn count_down_latch(&self, name: impl AsRef<str>, count: u32) -> Result<CountDownLatch> {
         CountDownLatch::new(self.clone(), Name::new(name)?, count)
     }
@@ -171,6 +319,16 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let membership = client.group("workers")?.join("10.0.0.1:7000").await?;
+    /// let members = client.group("workers")?.members().await?; // as any process sees them
+    /// assert_eq!(members[0].value, b"10.0.0.1:7000");
+    /// # Ok(()) }
+    /// ```
     pub fn group(&self, name: impl AsRef<str>) -> Result<Group> {
         Ok(Group::new(self.clone(), Name::new(name)?))
     }
@@ -179,6 +337,18 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// use lock_core::backend::Kind;
+    ///
+    /// let permits = client.semaphore("downloads", 5)?.acquire(2).await?;
+    /// let places = client.queue("downloads")?.list().await?; // without knowing what it is
+    /// assert_eq!(places[0].kind, Kind::Permits(2));
+    /// # Ok(()) }
+    /// ```
     pub fn queue(&self, name: impl AsRef<str>) -> Result<Queue> {
         Ok(Queue::new(self.clone(), Name::new(name)?))
     }
@@ -186,7 +356,20 @@ impl Client {
     /// Everybody in the queue of a lock, the holder first.
     ///
     /// # Errors
-    /// [`Error::InvalidName`], and those of [`connect`](Self::connect) and [`Error::Unavailable`].
+    /// [`Error::InvalidName`]; those of [`connect`](Self::connect) when a session had to be opened; [`Error::SessionOver`] when
+    /// the session ended meanwhile, as it does when the store does not answer for a ttl; [`Error::AccessDenied`] and
+    /// [`Error::Refused`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let store = lock_core::memory::Memory::new();
+    /// # let client = lock_core::Client::connect(store.clone()).await?;
+    /// let guard = client.mutex("reindex")?.lock().await?;
+    /// let entries = client.entries("reindex").await?;
+    /// assert_eq!(entries[0].entry, *guard.entry(), "as the store has it");
+    /// # Ok(()) }
+    /// ```
     pub async fn entries(&self, name: impl AsRef<str>) -> Result<Vec<QueueEntry>> {
         let name = Name::new(name)?;
         self.with_session(move |live| async move { live.retry(|| live.session.entries(&name, usize::MAX)).await }).await
@@ -196,7 +379,7 @@ impl Client {
     /// it is. With an empty prefix, all. For people and tools: the store has to look at every queue.
     ///
     /// # Errors
-    /// Those of [`connect`](Self::connect) and [`Error::Unavailable`].
+    /// Those of [`entries`](Self::entries).
     ///
     /// # Examples
     /// ```
@@ -218,6 +401,17 @@ impl Client {
     ///
     /// # Errors
     /// Those of [`connect`](Self::connect).
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let store = lock_core::memory::Memory::new();
+    /// # let client = lock_core::Client::connect(store.clone()).await?;
+    /// let guard = client.mutex("reindex")?.lock().await?;
+    /// let id = client.session_id().await?; // to be looked up in the store's logs
+    /// assert_eq!(client.entries("reindex").await?[0].session, id);
+    /// # Ok(()) }
+    /// ```
     pub async fn session_id(&self) -> Result<String> {
         Ok(self.live_from_anywhere().await?.session.id())
     }
@@ -226,6 +420,16 @@ impl Client {
     ///
     /// # Errors
     /// Those of [`connect`](Self::connect).
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # use std::time::Duration;
+    /// # use lock_core::{Client, memory::Memory};
+    /// let client = Client::connect(Memory::new().with_ttl(Duration::from_secs(30))?).await?;
+    /// assert_eq!(client.ttl().await?, Duration::from_secs(30)); // a server may grant more than was asked for
+    /// # Ok(()) }
+    /// ```
     pub async fn ttl(&self) -> Result<Duration> {
         Ok(self.live_from_anywhere().await?.session.ttl())
     }
@@ -239,6 +443,17 @@ impl Client {
     ///
     /// # Cancel safety
     /// The session ends all the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let guard = client.mutex("reindex")?.lock().await?;
+    /// client.close().await; // at the end of `main`: otherwise others may wait for a ttl
+    /// assert!(guard.check().is_err());
+    /// assert!(client.mutex("reindex")?.try_lock().await?.is_some(), "in a new session");
+    /// # Ok(()) }
+    /// ```
     pub async fn close(&self) {
         self.inner.closes.send_modify(|closes| *closes += 1);
         let current = std::mem::take(&mut *self.current());
@@ -251,6 +466,18 @@ impl Client {
     }
 
     /// What this client has done so far.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let before = client.metrics();
+    /// client.mutex("reindex")?.lock().await?.release().await;
+    /// let after = client.metrics();
+    /// assert_eq!(after.granted - before.granted, 1);
+    /// assert_eq!(after.sessions_opened, before.sessions_opened, "the session is shared");
+    /// # Ok(()) }
+    /// ```
     pub fn metrics(&self) -> Metrics {
         self.inner.counters.snapshot()
     }
@@ -362,6 +589,17 @@ impl fmt::Debug for Client {
 
 impl Builder {
     /// A text about this process that people see in the queues. Default: none; host and process id are always shown.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # use lock_core::{Client, memory::Memory};
+    /// let client = Client::builder(Memory::new()).label("api server, blue").connect().await?;
+    /// let membership = client.group("servers")?.join("10.0.0.1:7000").await?;
+    /// let owner = client.group("servers")?.members().await?.remove(0).owner;
+    /// assert_eq!(owner.and_then(|owner| owner.label).as_deref(), Some("api server, blue"));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
@@ -372,6 +610,18 @@ impl Builder {
     /// the process.
     ///
     /// With a runtime of your own, code that blocks it delays renewals, and the locks are lost when it is shut down.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # use lock_core::{Client, Error, memory::Memory};
+    /// let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+    /// let client = Client::builder(Memory::new()).runtime(runtime.handle().clone()).connect().await?;
+    /// client.mutex("backup")?.lock().await?.release().await;
+    /// runtime.shutdown_background(); // too early: the client is still in use
+    /// assert!(matches!(client.mutex("backup")?.lock().await, Err(Error::Runtime { .. })));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
@@ -379,6 +629,22 @@ impl Builder {
     }
 
     /// The clock that validity is measured on. Default: [`BootClock`]. For tests.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # use std::time::Duration;
+    /// # use lock_core::{Client, clock::TokioClock, memory::Memory};
+    /// // In a test with paused time, that of locks is paused, too.
+    /// let store = Memory::new();
+    /// let builder = Client::builder(store.clone()).runtime(tokio::runtime::Handle::current());
+    /// let client = builder.clock(TokioClock::new()).connect().await?;
+    /// let guard = client.mutex("backup")?.lock().await?;
+    /// store.link().hold(); // nothing arrives any more
+    /// tokio::time::sleep(Duration::from_secs(11)).await; // no time at all
+    /// assert!(guard.check().is_err());
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
@@ -388,7 +654,20 @@ impl Builder {
     /// Opens the first session.
     ///
     /// # Errors
-    /// As [`Client::connect`], and [`Error::MetadataTooLarge`] for a label of more than 4 KiB.
+    /// As [`Client::connect`], and [`Error::MetadataTooLarge`] for a label of about 4 KiB or more.
+    ///
+    /// # Cancel safety
+    /// As [`Client::connect`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # use lock_core::{Client, Error, memory::Memory};
+    /// let builder = Client::builder(Memory::new()).label("x".repeat(5_000));
+    /// let refused = builder.connect().await;
+    /// assert!(matches!(refused, Err(Error::MetadataTooLarge { limit: 4_096, .. })));
+    /// # Ok(()) }
+    /// ```
     pub async fn connect(self) -> Result<Client> {
         Owner::current(self.label.as_deref()).check_size("the client's label")?;
         let runtime = match self.runtime {

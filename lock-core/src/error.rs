@@ -8,14 +8,51 @@ use std::time::Duration;
 use crate::name::Name;
 
 /// The result of an operation of this library.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// use lock_core::{Client, Guard, Result};
+///
+/// async fn backup(client: &Client) -> Result<Guard> {
+///     client.mutex("nightly-backup")?.lock().await
+/// }
+/// assert_eq!(backup(&client).await?.name(), "nightly-backup");
+/// # Ok(()) }
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The error of the layer below, kept for `source()`.
+///
+/// # Examples
+/// ```
+/// use lock_core::Error;
+///
+/// let error = Error::unavailable("renew the session", std::io::Error::other("connection reset"));
+/// let Error::Unavailable { source, .. } = &error else { unreachable!() };
+/// assert!(source.is::<std::io::Error>(), "for those who know what the backend uses");
+/// assert!(!error.to_string().contains("connection reset"), "a report prints both");
+/// ```
 pub type Source = Arc<dyn std::error::Error + Send + Sync + 'static>;
 
 /// Why an operation failed.
 ///
 /// Contention is not among them: a lock that somebody else holds is `Ok(None)`.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// match client.mutex("reindex")?.lock().await {
+///     Ok(guard) => guard.run(async { /* … */ }).await?,
+///     Err(error) if error.is_retryable() => println!("later: {error}"),
+///     Err(error) => return Err(error), // somebody has to change something
+/// }
+/// let error = client.mutex("").unwrap_err();
+/// assert!(error.to_string().starts_with(r#"lock name "" cannot be used: it is empty"#));
+/// # Ok(()) }
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -210,6 +247,19 @@ pub enum Error {
 impl Error {
     /// Whether a new acquire may succeed without a change of configuration: a place in the queue, a session or a guard
     /// was lost, or the store could not be reached.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let name = client.mutex("x".repeat(300)).unwrap_err();
+    /// assert!(!name.is_retryable(), "it will not be shorter the next time");
+    /// let guard = client.mutex("reindex")?.lock().await?;
+    /// client.close().await;
+    /// let lost = guard.check().unwrap_err();
+    /// assert!(lost.is_retryable() && client.mutex("reindex")?.lock().await.is_ok());
+    /// # Ok(()) }
+    /// ```
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
@@ -250,7 +300,23 @@ impl Error {
         self
     }
 
-    /// Whether the cause is the end of the session, so that every guard of that session is lost too.
+    /// Whether the cause is the end of the session, so that every guard of that session is lost too. `false` also when no more
+    /// than the removal of one entry was seen: see [`Loss::EntryRemoved`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// let (broken, other) = (client.mutex("a")?.lock().await?, client.mutex("b")?.lock().await?);
+    /// client.queue("a")?.break_lock(broken.token()).await?;
+    /// broken.lost().await;
+    /// assert!(!broken.check().unwrap_err().is_session_lost() && other.check().is_ok());
+    /// client.close().await;
+    /// assert!(other.check().unwrap_err().is_session_lost(), "and every other guard is lost, too");
+    /// # Ok(()) }
+    /// ```
     pub fn is_session_lost(&self) -> bool {
         match self {
             Self::SessionLost { .. } | Self::SessionOver { .. } => true,
@@ -261,6 +327,23 @@ impl Error {
 }
 
 /// How a guard or a session ended.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+/// # let clock = lock_core::clock::TokioClock::new();
+/// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+/// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+/// use lock_core::Loss;
+///
+/// let guard = client.mutex("reindex")?.lock().await?;
+/// client.queue("reindex")?.break_lock(guard.token()).await?;
+/// match guard.lost().await {
+///     Loss::EntryRemoved => println!("an operator gave the lock to the next"),
+///     loss => unreachable!("{loss}"),
+/// }
+/// # Ok(()) }
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Loss {
@@ -273,7 +356,8 @@ pub enum Loss {
     Stuck,
     /// This process closed the session.
     Closed,
-    /// The lock's entry was removed by somebody else, for example by an operator.
+    /// The lock's entry was removed by somebody else, for example by an operator; or by the store with its session, when that
+    /// was the first that was seen of the session's end.
     EntryRemoved,
     /// The guard was released or dropped.
     Released,

@@ -27,6 +27,17 @@ pub struct FencingGate {
 }
 
 /// A token that is smaller than one seen before.
+///
+/// # Examples
+/// ```
+/// use lock_core::{FencingGate, StaleToken};
+///
+/// let gate = FencingGate::new();
+/// gate.admit("report", 9)?;
+/// let stale = gate.admit("report", 7).unwrap_err(); // to be sent to the late holder
+/// assert_eq!(stale, StaleToken { lock: "report".into(), token: 7, greatest: 9 });
+/// # Ok::<(), StaleToken>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("token {token} of lock {lock:?} is stale: {greatest} was seen; its holder has been replaced and must stop")]
 pub struct StaleToken {
@@ -39,7 +50,16 @@ pub struct StaleToken {
 }
 
 impl FencingGate {
-    /// A gate that has seen nothing.
+    /// A gate that has seen nothing. After a restart, [`admit`](Self::admit) the [greatest](Self::greatest) token that was
+    /// stored beside the resource before anybody else.
+    ///
+    /// # Examples
+    /// ```
+    /// let gate = lock_core::FencingGate::new();
+    /// assert_eq!(gate.greatest("report"), None);
+    /// gate.admit("report", 1)?; // whoever comes first passes
+    /// # Ok::<(), lock_core::StaleToken>(())
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
@@ -50,6 +70,19 @@ impl FencingGate {
     ///
     /// # Errors
     /// [`StaleToken`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// # let gate = lock_core::FencingGate::new();
+    /// let mutex = client.mutex("report")?;
+    /// let paused = mutex.lock().await?.token(); // the process sleeps, and its lock is given to the next
+    /// let next = mutex.lock().await?;
+    /// assert!(gate.admit("report", next.token()).is_ok());
+    /// assert!(gate.admit("report", paused).is_err(), "too late");
+    /// # Ok(()) }
+    /// ```
     pub fn admit(&self, lock: &str, token: u64) -> Result<(), StaleToken> {
         self.admit_and(lock, token, || ())
     }
@@ -85,6 +118,19 @@ impl FencingGate {
     }
 
     /// The greatest token seen for a lock, to be stored beside the resource.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::FencingGate;
+    /// let gate = FencingGate::new();
+    /// gate.admit("report", 9)?;
+    /// let stored = gate.greatest("report").expect("one has passed");
+    ///
+    /// let gate = FencingGate::new(); // after a restart
+    /// gate.admit("report", stored)?; // before anybody else
+    /// assert!(gate.admit("report", 7).is_err());
+    /// # Ok::<(), lock_core::StaleToken>(())
+    /// ```
     pub fn greatest(&self, lock: &str) -> Option<u64> {
         self.greatest.lock().unwrap_or_else(PoisonError::into_inner).get(lock).copied()
     }

@@ -37,6 +37,20 @@ const RUN_MARGIN: u32 = 20;
 ///
 /// `Send`, not `Clone`. Dropping it marks it lost at once and removes its entry in the background, also outside of any
 /// runtime; [`release`](Self::release) tells whether that worked.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let guard = client.mutex("ledger")?.lock().await?;
+/// guard.run(async { /* stopped in time */ }).await?;
+/// guard.check()?; // or this before each effect
+/// let token = guard.token();
+/// drop(guard);
+/// let next = client.mutex("ledger")?.lock().await?;
+/// assert!(next.token() > token);
+/// # Ok(()) }
+/// ```
 #[must_use = "a lock is released when its guard is dropped"]
 #[derive(Debug)]
 pub struct Guard {
@@ -69,6 +83,21 @@ impl Own {
 }
 
 /// What became of a [`Guard::release`].
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// use lock_core::Release;
+///
+/// let guard = client.mutex("ledger")?.lock().await?;
+/// client.queue("ledger")?.break_lock(guard.token()).await?;
+/// match guard.release().await {
+///     Release::NotHeld => println!("somebody else may have worked at the same time"),
+///     Release::Released | Release::Pending => unreachable!("it was broken"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
     /// The store confirmed that the entry is gone; the next waiter has the lock.
@@ -143,6 +172,14 @@ impl Guard {
     }
 
     /// The lock's name.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.mutex("ledger")?.lock().await?.name(), "ledger");
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         self.lock.as_str()
     }
@@ -151,6 +188,18 @@ impl Guard {
     ///
     /// A resource that remembers the greatest token it has seen and refuses smaller ones is safe even from a holder that
     /// was paused between `check` and its write.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let mutex = client.mutex("ledger")?;
+    /// let first = mutex.lock().await?;
+    /// let seen = first.token(); // UPDATE ledger SET …, token = $1 WHERE token <= $1
+    /// first.release().await;
+    /// assert!(mutex.lock().await?.token() > seen);
+    /// # Ok(()) }
+    /// ```
     pub fn token(&self) -> u64 {
         self.token
     }
@@ -179,6 +228,20 @@ impl Guard {
 
     /// The moment until which the lock is proven to be held, on the client's clock; it moves forward with each renewal.
     /// `None` once lost.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// use lock_core::clock::{BootClock, Clock};
+    ///
+    /// let guard = client.mutex("ledger")?.lock().await?;
+    /// let deadline = guard.valid_until().expect("held"); // for a step that can be told when to give up
+    /// assert!(deadline > BootClock.now());
+    /// client.close().await;
+    /// assert_eq!(guard.valid_until(), None);
+    /// # Ok(()) }
+    /// ```
     pub fn valid_until(&self) -> Option<Instant> {
         if self.own.loss.borrow().is_some() {
             return None;
@@ -187,17 +250,54 @@ impl Guard {
     }
 
     /// How long the lock is proven to be held from now on; zero once lost.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let guard = client.mutex("ledger")?.lock().await?;
+    /// let timeout = guard.valid_for() / 2; // for a request that must not outlive the lock
+    /// assert!(!timeout.is_zero() && guard.valid_for() <= client.ttl().await?);
+    /// client.close().await;
+    /// assert!(guard.valid_for().is_zero());
+    /// # Ok(()) }
+    /// ```
     pub fn valid_for(&self) -> Duration {
         let now = self.live.health.clock().now();
         self.valid_until().map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
     /// Held, suspect or lost.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// use lock_core::{Loss, State};
+    ///
+    /// let guard = client.mutex("ledger")?.lock().await?;
+    /// assert_eq!(guard.state(), State::Held);
+    /// client.close().await;
+    /// assert_eq!(guard.state(), State::Lost(Loss::Closed));
+    /// # Ok(()) }
+    /// ```
     pub fn state(&self) -> State {
         state(*self.own.loss.borrow(), &self.live.health)
     }
 
     /// A view of the state that can be kept apart from the guard and waited on.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let guard = client.mutex("ledger")?.lock().await?;
+    /// let mut watch = guard.watch();
+    /// let alarm = tokio::spawn(async move { watch.lost().await });
+    /// guard.release().await; // whoever has the guard need not know of the alarm
+    /// assert_eq!(alarm.await.expect("no panic"), lock_core::Loss::Released);
+    /// # Ok(()) }
+    /// ```
     pub fn watch(&self) -> StateWatch {
         StateWatch::new(self.own.loss.subscribe(), self.live.health.clone())
     }
@@ -206,6 +306,21 @@ impl Guard {
     ///
     /// # Cancel safety
     /// Nothing is lost by dropping it.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// let guard = client.mutex("ledger")?.lock().await?;
+    /// client.queue("ledger")?.break_lock(guard.token()).await?; // by an operator
+    /// tokio::select! {
+    ///     () = std::future::pending() => { /* work that ends by itself */ }
+    ///     loss = guard.lost() => assert_eq!(loss, lock_core::Loss::EntryRemoved),
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn lost(&self) -> Loss {
         self.watch().lost().await
     }
@@ -237,16 +352,48 @@ impl Guard {
     }
 
     /// Whether somebody has asked this holder to let go.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let guard = client.mutex("index")?.lock().await?;
+    /// client.queue("index")?.revoke(guard.token()).await?; // in any process
+    /// while !guard.is_revoked() {
+    ///     tokio::task::yield_now().await; // … index a batch …
+    /// }
+    /// guard.check()?; // asked, not forced
+    /// # Ok(()) }
+    /// ```
     pub fn is_revoked(&self) -> bool {
         *self.own.revoked.borrow()
     }
 
     /// The entry in the store that proves it. For backends' crates and tools.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let guard = client.mutex("ledger")?.lock().await?;
+    /// let mut places = client.queue("ledger")?.list().await?.into_iter();
+    /// assert!(places.any(|place| place.entry == *guard.entry()), "which of the places is this one");
+    /// # Ok(()) }
+    /// ```
     pub fn entry(&self) -> &Entry {
         &self.entry
     }
 
     /// The session that owns the entry. For backends' crates and tools.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let guard = client.mutex("ledger")?.lock().await?;
+    /// assert_eq!(guard.session().id(), client.session_id().await?);
+    /// # Ok(()) }
+    /// ```
     pub fn session(&self) -> &Arc<dyn Session> {
         &self.live.session
     }
@@ -336,6 +483,17 @@ impl Guard {
     ///
     /// # Cancel safety
     /// The lock is released all the same, in the background.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let mutex = client.mutex("ledger")?;
+    /// let released = mutex.lock().await?.release().await;
+    /// assert_eq!(released, lock_core::Release::Released);
+    /// assert!(mutex.try_lock().await?.is_some(), "free by now; after a drop, in a moment");
+    /// # Ok(()) }
+    /// ```
     pub async fn release(self) -> Release {
         self.let_go().await
     }

@@ -5,6 +5,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 macro_rules! metrics {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// A snapshot of a client's counters since it was made.
+        ///
+        /// # Examples
+        /// ```
+        /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+        /// # let clock = lock_core::clock::TokioClock::new();
+        /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+        /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+        /// let mutex = client.mutex("reindex")?;
+        /// let (guard, mut waiting) = (mutex.lock().await?, [mutex.lock(), mutex.lock(), mutex.lock()]);
+        /// for waiter in &mut waiting {
+        ///     waiter.position().await?;
+        /// }
+        /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        /// guard.release().await;
+        /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        /// assert_eq!(client.metrics().wakeups, 1, "of three");
+        /// # Ok(()) }
+        /// ```
         #[non_exhaustive]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Metrics {

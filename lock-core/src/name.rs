@@ -14,6 +14,16 @@ const MAX_SEGMENT: usize = 255;
 ///
 /// Any non-empty text is a name as long as its escaped form has at most 255 bytes. Backends store it as **one** path
 /// segment, so that lock `a` never sees an entry of lock `a/b`.
+///
+/// # Examples
+/// ```
+/// use lock_core::Name;
+///
+/// let name = Name::new("tenants/7")?;
+/// assert_eq!((name.as_str(), name.segment()), ("tenants/7", "tenants%2F7"));
+/// assert!(Name::new("").is_err() && Name::new("x".repeat(256)).is_err());
+/// # Ok::<(), lock_core::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
     raw: Arc<str>,
@@ -25,6 +35,15 @@ impl Name {
     ///
     /// # Errors
     /// [`Error::InvalidName`] when it is empty or longer than 255 bytes once escaped.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::{Error, Name};
+    /// assert_eq!(Name::new("größe 锁")?.as_str(), "größe 锁");
+    /// let slashes = "/".repeat(100); // 300 bytes once escaped
+    /// assert!(matches!(Name::new(slashes), Err(Error::InvalidName { .. })));
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn new(name: impl AsRef<str>) -> Result<Self> {
         let raw = name.as_ref();
         let invalid = |problem: String| Error::InvalidName { name: abbreviated(raw), problem };
@@ -71,6 +90,13 @@ impl Name {
     }
 
     /// The name as the user wrote it.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::Name;
+    /// assert_eq!(Name::new("50%")?.as_str(), "50%");
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn as_str(&self) -> &str {
         &self.raw
     }
@@ -80,6 +106,15 @@ impl Name {
     /// Escaped as `%XX` (UTF-8 bytes, upper-case hex): `/`, `%`, control characters, the code points that ZooKeeper
     /// refuses, and the names `.` and `..`. All else stands as it is, so a plain name is the one that other clients see.
     /// No segment starts with `%` followed by anything but two hex digits; backends keep their own nodes there.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::Name;
+    /// assert_eq!(Name::new("nightly-backup")?.segment(), "nightly-backup");
+    /// assert_eq!(Name::new("50%/a")?.segment(), "50%25%2Fa");
+    /// assert_eq!(Name::new("..")?.segment(), "%2E%2E");
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn segment(&self) -> &str {
         &self.segment
     }

@@ -15,6 +15,23 @@ use crate::revocation;
 use crate::session::{Backoff, Live};
 
 /// The queue of a name, whatever recipe uses it.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// use lock_core::Role;
+///
+/// let guard = client.mutex("reindex")?.lock().await?;
+/// let queue = client.queue("reindex")?;
+/// for place in queue.list().await? {
+///     if let (Role::Holder, Some(token)) = (place.role, place.token) {
+///         queue.revoke(token).await?; // and `break_lock` for those who do not follow
+///     }
+/// }
+/// guard.revoked().await;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Queue {
     client: Client,
@@ -22,6 +39,20 @@ pub struct Queue {
 }
 
 /// One place in a queue.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let mutex = client.mutex("reindex")?.labelled("shard 3");
+/// let (guard, mut waiting) = (mutex.lock().await?, mutex.lock());
+/// waiting.position().await?;
+/// let places = client.queue("reindex")?.list().await?;
+/// let label = |at: usize| places[at].owner.as_ref()?.label.as_deref();
+/// assert_eq!((label(0), label(1)), (Some("shard 3"), Some("shard 3")));
+/// assert_eq!((places[0].token, places[1].position), (Some(guard.token()), 1));
+/// # Ok(()) }
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -47,6 +78,20 @@ pub struct Place {
 }
 
 /// What one does in a queue.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// use lock_core::Role;
+///
+/// let downloads = client.semaphore("downloads", 2)?;
+/// let (_one, _two, mut third) = (downloads.acquire(1).await?, downloads.acquire(1).await?, downloads.acquire(1));
+/// third.position().await?;
+/// let roles = client.queue("downloads")?.list().await?.into_iter().map(|place| place.role);
+/// assert!(roles.eq([Role::Holder, Role::Holder, Role::Waiter]));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// It holds what it asked for, or will notice in a moment that it does.
@@ -56,6 +101,18 @@ pub enum Role {
 }
 
 /// A queue, from one change to the next.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let mut watch = client.queue("reindex")?.watch();
+/// let guard = client.mutex("reindex")?.lock().await?;
+/// while watch.next().await?.is_empty() {} // until somebody holds
+/// client.queue("reindex")?.revoke(guard.token()).await?;
+/// assert!(watch.next().await?[0].revoked);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct QueueWatch {
     queue: Queue,
@@ -71,6 +128,14 @@ impl Queue {
     }
 
     /// The name.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.queue("reindex")?.name(), "reindex");
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         self.name.as_str()
     }
@@ -125,6 +190,19 @@ impl Queue {
     ///
     /// # Cancel safety
     /// The holder may or may not be asked.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let holder = client.mutex("reindex")?.lock().await?;
+    /// let (queue, token) = (client.queue("reindex")?, holder.token());
+    /// assert!(queue.revoke(token).await?);
+    /// holder.revoked().await;
+    /// holder.release().await; // when it has come to a good place to stop
+    /// assert!(!queue.revoke(token).await?, "nobody holds with this token any more");
+    /// # Ok(()) }
+    /// ```
     pub async fn revoke(&self, token: u64) -> Result<bool> {
         let name = self.name.clone();
         self.client
@@ -187,6 +265,19 @@ impl QueueWatch {
     ///
     /// # Cancel safety
     /// No change is missed by dropping it.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let mut watch = client.queue("reindex")?.watch();
+    /// assert!(watch.next().await?.is_empty());
+    /// let guard = client.mutex("reindex")?.lock().await?;
+    /// assert_eq!(watch.next().await?.len(), 1);
+    /// guard.release().await;
+    /// assert!(watch.next().await?.is_empty());
+    /// # Ok(()) }
+    /// ```
     pub async fn next(&mut self) -> Result<Vec<Place>> {
         let mut backoff = Backoff::default();
         loop {
