@@ -13,6 +13,22 @@ use crate::record::{Record, Update};
 /// It belongs to nobody: it stays raised when the process that raised it ends, until somebody, anybody, lowers it. Those
 /// who wait have no place to lose, so that they wait on through lost connections and sessions. Lowering it wakes each of
 /// them once.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let maintenance = client.barrier("maintenance")?;
+/// maintenance.wait().await?; // not raised: goes on
+/// maintenance.raise().await?;
+/// let job = tokio::spawn({
+///     let maintenance = maintenance.clone(); // in any process
+///     async move { maintenance.wait().await }
+/// });
+/// maintenance.lower().await?;
+/// job.await.expect("no panic")?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Barrier {
     state: Recorded,
@@ -26,6 +42,14 @@ impl Barrier {
     }
 
     /// The barrier's name.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.barrier("maintenance")?.name(), "maintenance");
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         self.state.name().as_str()
     }
@@ -38,6 +62,16 @@ impl Barrier {
     ///
     /// # Cancel safety
     /// It is raised all the same, unless the store cannot be reached.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// client.barrier("maintenance")?.raise().await?;
+    /// client.close().await; // whoever raised it may go
+    /// assert!(client.barrier("maintenance")?.is_raised().await?);
+    /// # Ok(()) }
+    /// ```
     pub async fn raise(&self) -> Result<()> {
         let raise = |record: Option<Record>| {
             let update =
@@ -54,6 +88,18 @@ impl Barrier {
     ///
     /// # Cancel safety
     /// It is lowered all the same, unless the store cannot be reached.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let maintenance = client.barrier("maintenance")?;
+    /// maintenance.raise().await?;
+    /// maintenance.lower().await?;
+    /// maintenance.lower().await?; // no harm done
+    /// assert!(!maintenance.is_raised().await?);
+    /// # Ok(()) }
+    /// ```
     pub async fn lower(&self) -> Result<()> {
         let lower = |record: Option<Record>| {
             let update = if record.is_some() { Update::Clear } else { Update::Keep };
@@ -66,6 +112,17 @@ impl Barrier {
     ///
     /// # Errors
     /// As [`raise`](Self::raise).
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let maintenance = client.barrier("maintenance")?;
+    /// assert!(!maintenance.is_raised().await?, "not yet, whether or not anybody has used it");
+    /// maintenance.raise().await?;
+    /// assert!(maintenance.is_raised().await?);
+    /// # Ok(()) }
+    /// ```
     pub async fn is_raised(&self) -> Result<bool> {
         Ok(is_raised(self.state.read().await?.as_ref()))
     }
@@ -107,6 +164,24 @@ impl Barrier {
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// # use std::time::Duration;
+    /// let maintenance = client.barrier("maintenance")?;
+    /// maintenance.raise().await?;
+    /// if !maintenance.wait_for(Duration::from_secs(60)).await? {
+    ///     println!("still under maintenance, giving up");
+    /// }
+    /// # assert!(!maintenance.wait_for(Duration::from_secs(60)).await?);
+    /// maintenance.lower().await?;
+    /// assert!(maintenance.wait_for(Duration::from_secs(60)).await?);
+    /// # Ok(()) }
+    /// ```
     pub async fn wait_for(&self, timeout: Duration) -> Result<bool> {
         self.state.wait(Some(timeout), lowered()).await
     }

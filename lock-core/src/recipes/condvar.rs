@@ -68,6 +68,24 @@ impl Condvar {
 
     /// The same condition variable, with a text that people see beside this process in the queue. Default: the client's
     /// label.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// # let mutex = client.mutex("table")?;
+    /// let changed = client.condvar("table-changed")?.labelled("reader 7");
+    /// # let mut watch = client.queue("table-changed")?.watch();
+    /// let reader = tokio::spawn({
+    ///     let changed = changed.clone();
+    ///     async move { changed.wait(mutex.lock().await?, &mutex).await }
+    /// });
+    /// # while watch.next().await?.is_empty() {}
+    /// let sleeper = client.queue("table-changed")?.list().await?.remove(0).owner;
+    /// assert_eq!(sleeper.and_then(|owner| owner.label).as_deref(), Some("reader 7"));
+    /// # reader.abort();
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn labelled(mut self, label: impl Into<String>) -> Self {
         self.named = self.named.labelled(label);
@@ -75,6 +93,14 @@ impl Condvar {
     }
 
     /// The name.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.condvar("table-changed")?.name(), "table-changed");
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         self.named.name.as_str()
     }
@@ -92,6 +118,24 @@ impl Condvar {
     /// # Cancel safety
     /// Dropping the future releases the mutex, or gives up the place in its queue, and leaves no sleeper behind. A
     /// notification that this one had got goes to the next.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let (mutex, changed) = (client.mutex("table")?, client.condvar("table-changed")?);
+    /// let reader = tokio::spawn({
+    ///     let (mutex, changed) = (mutex.clone(), changed.clone()); // in any process
+    ///     async move {
+    ///         let guard = mutex.lock().await?;
+    ///         let guard = changed.wait(guard, &mutex).await?; // in a loop over the condition
+    ///         guard.check()
+    ///     }
+    /// });
+    /// while !changed.notify_one().await? {} // until it sleeps
+    /// reader.await.expect("no panic")?;
+    /// # Ok(()) }
+    /// ```
     pub async fn wait(&self, guard: Guard, mutex: &Mutex) -> Result<Guard> {
         self.sleep(guard, mutex, None).await.map(|(guard, _)| guard)
     }
@@ -146,6 +190,23 @@ impl Condvar {
     ///
     /// # Cancel safety
     /// It notifies all the same, unless the store cannot be reached.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// # let (mutex, changed) = (client.mutex("table")?, client.condvar("table-changed")?);
+    /// # let mut watch = client.queue("table-changed")?.watch();
+    /// # let _two = [(); 2].map(|()| {
+    /// #     let (mutex, changed) = (mutex.clone(), changed.clone());
+    /// #     tokio::spawn(async move { changed.wait(mutex.lock().await?, &mutex).await })
+    /// # });
+    /// # while watch.next().await?.len() < 2 {}
+    /// // Two sleep until there is work. For one piece of it, one is enough.
+    /// assert!(changed.notify_one().await?);
+    /// assert_eq!(changed.entries().await?.len(), 1);
+    /// # Ok(()) }
+    /// ```
     pub async fn notify_one(&self) -> Result<bool> {
         let Named { client, name, .. } = self.named.clone();
         let notifying = async move {
@@ -167,6 +228,23 @@ impl Condvar {
     ///
     /// # Cancel safety
     /// As [`notify_one`](Self::notify_one).
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// # let (mutex, changed) = (client.mutex("table")?, client.condvar("table-changed")?);
+    /// # let mut watch = client.queue("table-changed")?.watch();
+    /// # let _two = [(); 2].map(|()| {
+    /// #     let (mutex, changed) = (mutex.clone(), changed.clone());
+    /// #     tokio::spawn(async move { changed.wait(mutex.lock().await?, &mutex).await })
+    /// # });
+    /// # while watch.next().await?.len() < 2 {}
+    /// // Two sleep until the table is loaded. It is now.
+    /// assert_eq!(changed.notify_all().await?, 2);
+    /// assert!(changed.entries().await?.is_empty());
+    /// # Ok(()) }
+    /// ```
     pub async fn notify_all(&self) -> Result<usize> {
         let Named { client, name, .. } = self.named.clone();
         let notifying = async move {
@@ -185,6 +263,23 @@ impl Condvar {
     ///
     /// # Errors
     /// As [`Client::entries`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// # let (mutex, changed) = (client.mutex("table")?, client.condvar("table-changed")?);
+    /// # let mut watch = client.queue("table-changed")?.watch();
+    /// assert!(changed.entries().await?.is_empty());
+    /// let reader = tokio::spawn({
+    ///     let (mutex, changed) = (mutex.clone(), changed.clone());
+    ///     async move { changed.wait(mutex.lock().await?, &mutex).await }
+    /// });
+    /// # while watch.next().await?.is_empty() {}
+    /// assert_eq!(changed.entries().await?.len(), 1); // once it sleeps
+    /// # reader.abort();
+    /// # Ok(()) }
+    /// ```
     pub async fn entries(&self) -> Result<Vec<QueueEntry>> {
         self.named.client.entries(&self.named.name).await
     }

@@ -15,6 +15,22 @@ use crate::record::{Record, Update};
 /// lose, so that they wait on through lost connections and sessions.
 ///
 /// The count is kept in the store. The first user sets it; a client that believes in another number is refused.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let loaded = client.count_down_latch("shards-loaded", 2)?;
+/// let server = tokio::spawn({
+///     let loaded = loaded.clone(); // in any process
+///     async move { loaded.wait().await }
+/// });
+/// for _shard in 0..2 {
+///     loaded.count_down().await?; // by whoever has loaded it
+/// }
+/// server.await.expect("no panic")?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct CountDownLatch {
     state: Recorded,
@@ -25,6 +41,16 @@ const LATCH: &str = "count-down latch";
 
 impl CountDownLatch {
     /// The greatest count: each count-down is written down until the latch opens, in a record of limited size.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// # use lock_core::CountDownLatch;
+    /// assert!(client.count_down_latch("shards-loaded", CountDownLatch::MAX_COUNT).is_ok());
+    /// assert!(client.count_down_latch("shards-loaded", CountDownLatch::MAX_COUNT + 1).is_err());
+    /// # Ok(()) }
+    /// ```
     pub const MAX_COUNT: u32 = 3_000;
 
     pub(crate) fn new(client: Client, name: Name, count: u32) -> Result<Self> {
@@ -39,6 +65,14 @@ impl CountDownLatch {
     }
 
     /// The latch's name.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.count_down_latch("shards-loaded", 2)?.name(), "shards-loaded");
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         self.state.name().as_str()
     }
@@ -81,6 +115,17 @@ impl CountDownLatch {
     ///
     /// # Errors
     /// As [`count_down`](Self::count_down).
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let loaded = client.count_down_latch("shards-loaded", 3)?;
+    /// loaded.count_down().await?;
+    /// println!("{} of 3 are missing", loaded.count().await?);
+    /// # assert_eq!(loaded.count().await?, 2);
+    /// # Ok(()) }
+    /// ```
     pub async fn count(&self) -> Result<u32> {
         let record = self.state.read().await?;
         Ok(Latch::of(record, self.count, self.state.name())?.left)
@@ -94,6 +139,17 @@ impl CountDownLatch {
     ///
     /// # Cancel safety
     /// Dropping the future does not change the latch.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let loaded = client.count_down_latch("shards-loaded", 1)?;
+    /// loaded.count_down().await?;
+    /// loaded.wait().await?; // open, for all who come later, too
+    /// assert_eq!(loaded.count().await?, 0);
+    /// # Ok(()) }
+    /// ```
     pub async fn wait(&self) -> Result<()> {
         self.state.wait(None, self.open()).await.map(|_| ())
     }
@@ -106,6 +162,20 @@ impl CountDownLatch {
     ///
     /// # Cancel safety
     /// Dropping the future does not change the latch.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// # use std::time::Duration;
+    /// let loaded = client.count_down_latch("shards-loaded", 1)?;
+    /// assert!(!loaded.wait_for(Duration::from_secs(60)).await?, "not all are loaded after a minute");
+    /// loaded.count_down().await?;
+    /// assert!(loaded.wait_for(Duration::from_secs(60)).await?);
+    /// # Ok(()) }
+    /// ```
     pub async fn wait_for(&self, timeout: Duration) -> Result<bool> {
         self.state.wait(Some(timeout), self.open()).await
     }
@@ -120,6 +190,18 @@ impl CountDownLatch {
     ///
     /// # Cancel safety
     /// It is reset all the same, unless the store cannot be reached.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// client.count_down_latch("shards-loaded", 1)?.count_down().await?;
+    /// let larger = client.count_down_latch("shards-loaded", 5)?;
+    /// assert!(larger.count().await.is_err(), "it is a latch of 1");
+    /// larger.reset().await?;
+    /// assert_eq!(larger.count().await?, 5);
+    /// # Ok(()) }
+    /// ```
     pub async fn reset(&self) -> Result<()> {
         let count = self.count;
         self.state

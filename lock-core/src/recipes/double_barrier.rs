@@ -26,6 +26,23 @@ use crate::session::{Backoff, Live, recheck};
 /// more; one that dies inside has left.
 ///
 /// The number of parties is kept in the store. The first user sets it; a client that believes in another number is refused.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let step = client.double_barrier("simulation-step", 3)?;
+/// let mut parties = tokio::task::JoinSet::new();
+/// for _party in 0..3 {
+///     let step = step.clone(); // in any process
+///     parties.spawn(async move { step.enter().await?.leave().await });
+/// }
+/// while let Some(left) = parties.join_next().await {
+///     left.expect("no panic")?; // no one before all three had come
+/// }
+/// assert!(step.entries().await?.is_empty());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct DoubleBarrier {
     named: Named,
@@ -35,6 +52,17 @@ pub struct DoubleBarrier {
 
 /// A party inside of a double barrier. Leaves when dropped, without waiting for the others; all else it does is a
 /// [`Guard`]'s: it knows when the others may take this one for dead.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let alone = client.double_barrier("simulation-step", 1)?.enter().await?;
+/// alone.run(async { /* compute; stopped before the others may take it for dead */ }).await?;
+/// alone.check()?;
+/// alone.leave().await?;
+/// # Ok(()) }
+/// ```
 #[must_use = "a party leaves when this is dropped"]
 #[derive(Debug)]
 pub struct Party {
@@ -62,6 +90,17 @@ impl DoubleBarrier {
     }
 
     /// The same barrier, with a text that people see beside this process in the queue. Default: the client's label.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let step = client.double_barrier("simulation-step", 1)?.labelled("tile 3/4");
+    /// let inside = step.enter().await?;
+    /// let party = client.queue("simulation-step")?.list().await?.remove(0).owner;
+    /// assert_eq!(party.and_then(|owner| owner.label).as_deref(), Some("tile 3/4"));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn labelled(mut self, label: impl Into<String>) -> Self {
         self.named = self.named.labelled(label);
@@ -69,11 +108,27 @@ impl DoubleBarrier {
     }
 
     /// The barrier's name.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.double_barrier("simulation-step", 3)?.name(), "simulation-step");
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         self.named.name.as_str()
     }
 
     /// How many parties go in together, as this client believes.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.double_barrier("simulation-step", 3)?.parties(), 3);
+    /// # Ok(()) }
+    /// ```
     pub fn parties(&self) -> u32 {
         self.parties
     }
@@ -126,6 +181,21 @@ impl DoubleBarrier {
     ///
     /// # Cancel safety
     /// As [`enter`](Self::enter).
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// # use std::time::Duration;
+    /// let step = client.double_barrier("simulation-step", 2)?;
+    /// if step.enter_for(Duration::from_secs(60)).await?.is_none() {
+    ///     println!("the other one did not come within a minute");
+    /// }
+    /// assert!(step.entries().await?.is_empty(), "and will not find this one");
+    /// # Ok(()) }
+    /// ```
     pub async fn enter_for(&self, timeout: Duration) -> Result<Option<Party>> {
         let this = self.clone();
         let deadline = self.named.client.clock().now() + timeout;
@@ -152,6 +222,24 @@ impl DoubleBarrier {
     ///
     /// # Errors
     /// As [`Client::entries`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// # use std::time::Duration;
+    /// let step = client.double_barrier("simulation-step", 2)?;
+    /// let first = tokio::spawn({
+    ///     let step = step.clone();
+    ///     async move { step.enter().await }
+    /// });
+    /// # tokio::time::sleep(Duration::from_secs(1)).await;
+    /// println!("{} of 2 have come", step.entries().await?.len());
+    /// # assert_eq!(step.entries().await?.len(), 1);
+    /// # Ok(()) }
+    /// ```
     pub async fn entries(&self) -> Result<Vec<QueueEntry>> {
         self.named.client.entries(&self.named.name).await
     }
@@ -345,6 +433,17 @@ impl Party {
     ///
     /// # Cancel safety
     /// This party leaves all the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let step = client.double_barrier("simulation-step", 2)?;
+    /// let (one, two) = tokio::try_join!(step.enter(), step.enter())?;
+    /// tokio::try_join!(one.leave(), two.leave())?; // neither of them goes on alone
+    /// assert!(step.entries().await?.is_empty());
+    /// # Ok(()) }
+    /// ```
     pub async fn leave(self) -> Result<()> {
         self.leave_within(None).await.map(|_| ())
     }
@@ -357,6 +456,20 @@ impl Party {
     ///
     /// # Cancel safety
     /// This party leaves all the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// # use std::time::Duration;
+    /// let step = client.double_barrier("simulation-step", 2)?;
+    /// let (quick, slow) = tokio::try_join!(step.enter(), step.enter())?;
+    /// assert!(!quick.leave_for(Duration::from_secs(60)).await?, "the other one is still inside");
+    /// assert!(slow.leave_for(Duration::from_secs(60)).await?);
+    /// # Ok(()) }
+    /// ```
     pub async fn leave_for(self, timeout: Duration) -> Result<bool> {
         self.leave_within(Some(timeout)).await
     }

@@ -22,12 +22,35 @@ const GROUP: &str = "group";
 /// A group of members that everybody can list and follow, such as the live instances of a service.
 ///
 /// Each member shows a value. It is seen while its session lives, and no longer than a ttl after its process has died.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let workers = client.group("workers")?;
+/// let _one = workers.join("10.0.0.1:7000").await?;
+/// let _two = workers.join("10.0.0.2:7000").await?; // in any process
+/// let values = workers.members().await?.into_iter().map(|member| member.value);
+/// assert!(values.eq([b"10.0.0.1:7000", b"10.0.0.2:7000"]));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Group {
     named: Named,
 }
 
 /// One who is in a group.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let membership = client.group("workers")?.join("10.0.0.1:7000").await?;
+/// let member = client.group("workers")?.members().await?.remove(0);
+/// assert_eq!(Some(&member.id), membership.id().as_ref());
+/// assert_eq!(member.owner.map(|owner| owner.pid), Some(std::process::id()));
+/// # Ok(()) }
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -44,6 +67,17 @@ pub struct Member {
 }
 
 /// A group, from one change to the next.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let workers = client.group("workers")?;
+/// let mut watch = workers.watch();
+/// let _member = workers.join("10.0.0.1:7000").await?;
+/// while watch.next().await?.is_empty() {} // until somebody is there to do the work
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct GroupWatch {
     group: Group,
@@ -51,6 +85,18 @@ pub struct GroupWatch {
 }
 
 /// Being in a group: registered, and again by itself after every loss, until it is left or dropped, or the client is closed.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let workers = client.group("workers")?;
+/// let membership = workers.join("10.0.0.1:7000").await?; // to be kept as long as it works
+/// assert!(membership.id().is_some());
+/// membership.leave().await;
+/// assert!(workers.members().await?.is_empty());
+/// # Ok(()) }
+/// ```
 #[must_use = "the group is left when this is dropped"]
 #[derive(Debug)]
 pub struct Membership {
@@ -81,6 +127,14 @@ impl Group {
     }
 
     /// The group's name.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.group("workers")?.name(), "workers");
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         self.named.name.as_str()
     }
@@ -131,6 +185,17 @@ impl Group {
     ///
     /// # Errors
     /// As [`Client::entries`], and [`Error::OtherRecipe`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let workers = client.group("workers")?;
+    /// assert!(workers.members().await?.is_empty());
+    /// let _membership = workers.join("10.0.0.1:7000").await?;
+    /// assert_eq!(workers.members().await?[0].value, b"10.0.0.1:7000");
+    /// # Ok(()) }
+    /// ```
     pub async fn members(&self) -> Result<Vec<Member>> {
         let queue = Queue::new(self.named.client.clone(), self.named.name.clone());
         self.as_members(queue.list().await?)
@@ -174,6 +239,20 @@ impl GroupWatch {
     ///
     /// # Cancel safety
     /// No change is missed by dropping it.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// # let workers = client.group("workers")?;
+    /// let mut watch = workers.watch();
+    /// assert!(watch.next().await?.is_empty()); // at once
+    /// let membership = workers.join("10.0.0.1:7000").await?;
+    /// assert_eq!(watch.next().await?.len(), 1);
+    /// drop(membership);
+    /// assert!(watch.next().await?.is_empty());
+    /// # Ok(()) }
+    /// ```
     pub async fn next(&mut self) -> Result<Vec<Member>> {
         self.group.as_members(self.watch.next().await?)
     }
@@ -181,6 +260,15 @@ impl GroupWatch {
 
 impl Membership {
     /// The group.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let membership = client.group("workers")?.join("10.0.0.1:7000").await?;
+    /// assert_eq!(membership.group().name(), "workers");
+    /// # Ok(()) }
+    /// ```
     pub fn group(&self) -> &Group {
         &self.group
     }
@@ -189,6 +277,17 @@ impl Membership {
     /// registered. Synchronous, without I/O.
     ///
     /// It changes with every registration. To be recognised for longer, show a name of your own in the value.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let membership = client.group("workers")?.join("10.0.0.1:7000").await?;
+    /// let members = membership.group().members().await?;
+    /// let mine = members.iter().position(|member| Some(&member.id) == membership.id().as_ref());
+    /// assert_eq!(mine, Some(0)); // this one's share of the work, of `members.len()` shares
+    /// # Ok(()) }
+    /// ```
     pub fn id(&self) -> Option<String> {
         self.inner.current().map(|registration| registration.guard.entry().key.clone())
     }
@@ -201,6 +300,22 @@ impl Membership {
     ///
     /// # Cancel safety
     /// No change is missed by dropping it.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let store = lock_core::memory::Memory::new();
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(store.clone()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// let mut membership = client.group("workers")?.join("10.0.0.1:7000").await?;
+    /// let first = membership.id();
+    /// store.expire_session(&client.session_id().await?); // it was out of reach for too long
+    /// assert_eq!(membership.changed().await?, None);
+    /// let second = membership.changed().await?; // registered anew
+    /// assert!(second.is_some() && second != first);
+    /// # Ok(()) }
+    /// ```
     pub async fn changed(&mut self) -> Result<Option<String>> {
         let registration = self.inner.changed().await?;
         Ok(registration.map(|registration| registration.guard.entry().key.clone()))
@@ -215,6 +330,17 @@ impl Membership {
     ///
     /// # Cancel safety
     /// The value is shown all the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let workers = client.group("workers")?;
+    /// let membership = workers.join("idle").await?;
+    /// membership.update("busy").await?;
+    /// assert_eq!(workers.members().await?[0].value, b"busy", "everybody can see it");
+    /// # Ok(()) }
+    /// ```
     pub async fn update(&self, value: impl AsRef<[u8]>) -> Result<()> {
         let value = revocation::checked(&self.group.named.name, value.as_ref())?;
         let mut mine = 0;
@@ -232,6 +358,18 @@ impl Membership {
 
     /// Why it could not be registered again, while it is not. It goes on trying, with growing pauses of up to a second; up to
     /// ten when that is not expected to help.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let membership = client.group("workers")?.join("10.0.0.1:7000").await?;
+    /// if let Some(error) = membership.trouble() {
+    ///     println!("nobody can see this one at the moment: {error}");
+    /// }
+    /// # assert!(membership.trouble().is_none());
+    /// # Ok(()) }
+    /// ```
     pub fn trouble(&self) -> Option<Error> {
         self.inner.trouble()
     }
@@ -241,6 +379,18 @@ impl Membership {
     ///
     /// # Cancel safety
     /// The group is left all the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// use lock_core::Release;
+    ///
+    /// let membership = client.group("workers")?.join("10.0.0.1:7000").await?;
+    /// assert_eq!(membership.leave().await, Release::Released);
+    /// assert!(client.group("workers")?.members().await?.is_empty());
+    /// # Ok(()) }
+    /// ```
     pub async fn leave(self) -> Release {
         self.inner.close().await
     }

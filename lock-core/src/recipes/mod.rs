@@ -88,6 +88,26 @@ impl Named {
 ///
 /// # Cancel safety
 /// Dropping it gives up the place in the queue and leaves nothing behind.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+/// # let clock = lock_core::clock::TokioClock::new();
+/// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+/// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+/// use std::time::Duration;
+///
+/// let mutex = client.mutex("reindex")?;
+/// let holder = mutex.lock().await?;
+/// let mut waiting = mutex.lock();
+/// while tokio::time::timeout(Duration::from_secs(60), &mut waiting).await.is_err() {
+///     println!("still waiting: {:?}", waiting.position().await?); // without losing the place
+/// #   break;
+/// }
+/// drop(waiting);
+/// assert_eq!(mutex.entries().await?.len(), 1, "nothing is left of it");
+/// # Ok(()) }
+/// ```
 #[must_use = "nothing is waited for unless this is awaited"]
 pub struct Acquire<G> {
     client: Client,
@@ -97,6 +117,19 @@ pub struct Acquire<G> {
 }
 
 /// A place in a queue.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// use lock_core::Position;
+///
+/// let mutex = client.mutex("reindex")?;
+/// let holder = mutex.lock().await?;
+/// let mut waiting = mutex.lock();
+/// assert_eq!(waiting.position().await?, Some(Position { ahead: 1, length: 2 }));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// How many entries are ahead, holders among them.

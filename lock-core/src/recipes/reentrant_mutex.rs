@@ -19,6 +19,22 @@ use crate::recipes::Mutex;
 /// An owner is a value that the caller names, such as a request's id: never a thread, because tasks move between them. All
 /// handles that one [`Client`] (with its clones) makes of one name know the same owners; an owner of the same name at
 /// another client is somebody else. In the queue it is an ordinary [`Mutex`], with which it excludes.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// # use lock_core::{ReentrantMutex, Result};
+/// async fn deposit(accounts: &ReentrantMutex, request: &str) -> Result<()> {
+///     let _hold = accounts.lock(request).await?; // whether or not the caller has it
+///     Ok(())
+/// }
+/// let accounts = client.reentrant_mutex("accounts")?;
+/// let outer = accounts.lock("request-17").await?;
+/// deposit(&accounts, "request-17").await?;
+/// assert_eq!(outer.count(), 1, "still held");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ReentrantMutex {
     mutex: Mutex,
@@ -27,6 +43,19 @@ pub struct ReentrantMutex {
 
 /// A hold of a [`ReentrantMutex`]. The lock is released with the last hold of its owner; all else it does is a [`Guard`]'s,
 /// the same for every hold of the owner, with one token.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let accounts = client.reentrant_mutex("accounts")?;
+/// let (outer, inner) = (accounts.lock("request-17").await?, accounts.lock("request-17").await?);
+/// drop(outer);
+/// inner.check()?; // one hold is enough
+/// drop(inner);
+/// client.mutex("accounts")?.lock().await?; // as soon as the last one is gone
+/// # Ok(()) }
+/// ```
 #[must_use = "a hold ends when it is dropped"]
 #[derive(Debug)]
 pub struct ReentrantGuard {
@@ -78,6 +107,16 @@ impl ReentrantMutex {
     }
 
     /// The same lock, with a text that people see beside this process in the queue. Default: the client's label.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let hold = client.reentrant_mutex("accounts")?.labelled("api").lock("request-17").await?;
+    /// let holder = client.queue("accounts")?.list().await?.remove(0).owner;
+    /// assert_eq!(holder.and_then(|owner| owner.label).as_deref(), Some("api"));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn labelled(mut self, label: impl Into<String>) -> Self {
         self.mutex = self.mutex.labelled(label);
@@ -85,6 +124,14 @@ impl ReentrantMutex {
     }
 
     /// The lock's name.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.reentrant_mutex("accounts")?.name(), "accounts");
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         self.mutex.name()
     }
@@ -128,6 +175,17 @@ impl ReentrantMutex {
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let accounts = client.reentrant_mutex("accounts")?;
+    /// let hold = accounts.lock("request-17").await?;
+    /// assert!(accounts.try_lock("request-17").await?.is_some());
+    /// assert!(accounts.try_lock("request-18").await?.is_none());
+    /// # Ok(()) }
+    /// ```
     pub async fn try_lock(&self, owner: &str) -> Result<Option<ReentrantGuard>> {
         let slot = self.slot(owner);
         if let Some(hold) = slot.held() {
@@ -148,6 +206,21 @@ impl ReentrantMutex {
     ///
     /// # Cancel safety
     /// Dropping the future gives up the place in the queue and leaves nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// # use std::time::Duration;
+    /// let accounts = client.reentrant_mutex("accounts")?;
+    /// let hold = accounts.lock("request-17").await?;
+    /// assert!(accounts.try_lock_for("request-18", Duration::from_secs(5)).await?.is_none());
+    /// hold.release().await;
+    /// assert!(accounts.try_lock_for("request-18", Duration::from_secs(5)).await?.is_some());
+    /// # Ok(()) }
+    /// ```
     pub async fn try_lock_for(&self, owner: &str, timeout: Duration) -> Result<Option<ReentrantGuard>> {
         let clock = self.mutex.client().clock().clone();
         let deadline = clock.now() + timeout;
@@ -174,11 +247,38 @@ impl ReentrantMutex {
 
 impl ReentrantGuard {
     /// How many holds the owner has now, this one included.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let accounts = client.reentrant_mutex("accounts")?;
+    /// let outer = accounts.lock("request-17").await?;
+    /// let inner = accounts.lock("request-17").await?;
+    /// assert_eq!(outer.count(), 2);
+    /// drop(inner);
+    /// assert_eq!(outer.count(), 1);
+    /// # Ok(()) }
+    /// ```
     pub fn count(&self) -> usize {
         Arc::strong_count(&self.guard)
     }
 
-    /// Another hold of the same owner, for a part of the work that may outlive this one.
+    /// Another hold of the same owner, for a part of the work that may outlive this one. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::Lost`](crate::Error::Lost).
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let hold = client.reentrant_mutex("accounts")?.lock("request-17").await?;
+    /// let part = hold.again()?; // for a task of its own
+    /// assert!(hold.release().await.is_none(), "the lock is not released before the last part is done");
+    /// part.check()?;
+    /// # Ok(()) }
+    /// ```
     pub fn again(&self) -> Result<Self> {
         self.guard.check()?;
         Ok(Self { guard: self.guard.clone() })
@@ -189,6 +289,19 @@ impl ReentrantGuard {
     ///
     /// # Cancel safety
     /// The hold ends all the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// use lock_core::Release;
+    ///
+    /// let accounts = client.reentrant_mutex("accounts")?;
+    /// let (outer, inner) = (accounts.lock("request-17").await?, accounts.lock("request-17").await?);
+    /// assert_eq!(inner.release().await, None, "the other hold goes on");
+    /// assert_eq!(outer.release().await, Some(Release::Released));
+    /// # Ok(()) }
+    /// ```
     pub async fn release(self) -> Option<Release> {
         match Arc::into_inner(self.guard) {
             Some(guard) => Some(guard.release().await),

@@ -14,17 +14,52 @@ use crate::recipes::{Acquire, Named};
 ///
 /// A reader shares with the readers before it and waits for the writers before it; it never overtakes a waiting writer, so
 /// writers do not starve. A writer waits for everybody before it. A release wakes those that can go on and one more at most.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let config = client.rw_lock("config")?;
+/// let (_one, _two) = (config.read().await?, config.read().await?); // share
+/// let mut writer = config.write();
+/// writer.position().await?; // waits for both of them
+/// assert!(config.try_read().await?.is_none(), "nobody overtakes it");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RwLock {
     named: Named,
 }
 
 /// A lock held for reading. Releases it when dropped; all else it does is a [`Guard`]'s.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let reading = client.rw_lock("config")?.read().await?;
+/// reading.run(async { /* read it; stopped before anybody can write */ }).await?;
+/// reading.check()?;
+/// reading.release().await;
+/// # Ok(()) }
+/// ```
 #[must_use = "a lock is released when its guard is dropped"]
 #[derive(Debug)]
 pub struct ReadGuard(Guard);
 
 /// A lock held for writing. Releases it when dropped; all else it does is a [`Guard`]'s.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let config = client.rw_lock("config")?;
+/// let writing = config.write().await?;
+/// let token = writing.token(); // with each write
+/// drop(writing);
+/// assert!(config.write().await?.token() > token);
+/// # Ok(()) }
+/// ```
 #[must_use = "a lock is released when its guard is dropped"]
 #[derive(Debug)]
 pub struct WriteGuard(Guard);
@@ -35,6 +70,16 @@ impl RwLock {
     }
 
     /// The same lock, with a text that people see beside this process in the queue. Default: the client's label.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let reading = client.rw_lock("config")?.labelled("web 3").read().await?;
+    /// let holder = client.queue("config")?.list().await?.remove(0).owner;
+    /// assert_eq!(holder.and_then(|owner| owner.label).as_deref(), Some("web 3"));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn labelled(mut self, label: impl Into<String>) -> Self {
         self.named = self.named.labelled(label);
@@ -42,6 +87,14 @@ impl RwLock {
     }
 
     /// The lock's name.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.rw_lock("config")?.name(), "config");
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         self.named.name.as_str()
     }
@@ -96,6 +149,18 @@ impl RwLock {
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let config = client.rw_lock("config")?;
+    /// let reading = config.try_read().await?.expect("nobody writes");
+    /// reading.release().await;
+    /// let writing = config.write().await?;
+    /// assert!(config.try_read().await?.is_none());
+    /// # Ok(()) }
+    /// ```
     pub async fn try_read(&self) -> Result<Option<ReadGuard>> {
         Ok(self.named.try_now(self.named.request(Kind::Read)).await?.map(ReadGuard))
     }
@@ -108,6 +173,18 @@ impl RwLock {
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let config = client.rw_lock("config")?;
+    /// let reading = config.read().await?;
+    /// assert!(config.try_write().await?.is_none());
+    /// reading.release().await;
+    /// assert!(config.try_write().await?.is_some());
+    /// # Ok(()) }
+    /// ```
     pub async fn try_write(&self) -> Result<Option<WriteGuard>> {
         Ok(self.named.try_now(self.named.request(Kind::Write)).await?.map(WriteGuard))
     }
@@ -121,6 +198,21 @@ impl RwLock {
     ///
     /// # Cancel safety
     /// Dropping the future gives up the place in the queue and leaves nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// # use std::time::Duration;
+    /// let config = client.rw_lock("config")?;
+    /// let writing = config.write().await?;
+    /// assert!(config.try_read_for(Duration::from_secs(5)).await?.is_none());
+    /// writing.release().await;
+    /// assert!(config.try_read_for(Duration::from_secs(5)).await?.is_some());
+    /// # Ok(()) }
+    /// ```
     pub async fn try_read_for(&self, timeout: Duration) -> Result<Option<ReadGuard>> {
         Ok(self.named.try_for(self.named.request(Kind::Read), timeout).await?.map(ReadGuard))
     }
@@ -132,6 +224,20 @@ impl RwLock {
     ///
     /// # Cancel safety
     /// Dropping the future gives up the place in the queue and leaves nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// # use std::time::Duration;
+    /// let config = client.rw_lock("config")?;
+    /// let reading = config.read().await?;
+    /// assert!(config.try_write_for(Duration::from_secs(5)).await?.is_none());
+    /// assert!(config.try_read().await?.is_some(), "it does not stand in the way any more");
+    /// # Ok(()) }
+    /// ```
     pub async fn try_write_for(&self, timeout: Duration) -> Result<Option<WriteGuard>> {
         Ok(self.named.try_for(self.named.request(Kind::Write), timeout).await?.map(WriteGuard))
     }
@@ -140,6 +246,20 @@ impl RwLock {
     ///
     /// # Errors
     /// As [`Client::entries`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// use lock_core::backend::Kind;
+    ///
+    /// let config = client.rw_lock("config")?;
+    /// let (reading, mut writer) = (config.read().await?, config.write());
+    /// writer.position().await?;
+    /// let kinds = config.entries().await?.into_iter().map(|entry| entry.kind);
+    /// assert!(kinds.eq([Kind::Read, Kind::Write]));
+    /// # Ok(()) }
+    /// ```
     pub async fn entries(&self) -> Result<Vec<QueueEntry>> {
         self.named.client.entries(&self.named.name).await
     }
@@ -150,6 +270,16 @@ impl ReadGuard {
     ///
     /// # Cancel safety
     /// The lock is released all the same, in the background.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let config = client.rw_lock("config")?;
+    /// assert_eq!(config.read().await?.release().await, lock_core::Release::Released);
+    /// assert!(config.try_write().await?.is_some(), "free by now; after a drop, in a moment");
+    /// # Ok(()) }
+    /// ```
     pub async fn release(self) -> Release {
         self.0.release().await
     }
@@ -159,6 +289,18 @@ impl ReadGuard {
     ///
     /// # Errors
     /// [`Error::UpgradeRefused`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let config = client.rw_lock("config")?;
+    /// let reading = config.read().await?;
+    /// assert!(matches!(reading.upgrade(), Err(lock_core::Error::UpgradeRefused { .. })));
+    /// reading.release().await;
+    /// let writing = config.write().await?; // look again: it may have changed
+    /// # Ok(()) }
+    /// ```
     pub fn upgrade(&self) -> Result<WriteGuard> {
         Err(Error::UpgradeRefused { lock: self.0.name().to_owned() })
     }
@@ -169,6 +311,16 @@ impl WriteGuard {
     ///
     /// # Cancel safety
     /// The lock is released all the same, in the background.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let config = client.rw_lock("config")?;
+    /// assert_eq!(config.write().await?.release().await, lock_core::Release::Released);
+    /// assert!(config.try_read().await?.is_some());
+    /// # Ok(()) }
+    /// ```
     pub async fn release(self) -> Release {
         self.0.release().await
     }

@@ -18,6 +18,18 @@ use crate::record::{self, Record, Update};
 /// wakes the first waiter only; that one, when it is granted, wakes the next to be the first.
 ///
 /// The limit is kept in the store. The first user sets it; a client that believes in another number is refused.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let connections = client.semaphore("db-connections", 20)?;
+/// let (one, many) = (connections.acquire(1).await?, connections.acquire(15).await?);
+/// assert!(connections.try_acquire(5).await?.is_none(), "4 are left");
+/// many.release().await;
+/// assert!(connections.try_acquire(5).await?.is_some());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Semaphore {
     named: Named,
@@ -25,6 +37,17 @@ pub struct Semaphore {
 }
 
 /// Permits held. Gives them back when dropped; all else it does is a [`Guard`]'s.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let permits = client.semaphore("db-connections", 20)?.acquire(3).await?;
+/// permits.run(async { /* use 3 connections; stopped before they can be somebody else's */ }).await?;
+/// assert_eq!(permits.count(), 3);
+/// permits.release().await; // all of them; or drop them
+/// # Ok(()) }
+/// ```
 #[must_use = "permits are given back when this is dropped"]
 #[derive(Debug)]
 pub struct Permits {
@@ -33,6 +56,16 @@ pub struct Permits {
 }
 
 /// One of the permits held.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let permits = client.semaphore("db-connections", 20)?.acquire(2).await?;
+/// let [first, second] = &permits.permits()[..] else { unreachable!("2 were asked for") };
+/// assert!(first.id != second.id && first.token == second.token);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Permit {
     /// Unlike that of every other permit ever granted.
@@ -56,6 +89,16 @@ impl Semaphore {
     }
 
     /// The same semaphore, with a text that people see beside this process in the queue. Default: the client's label.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let permit = client.semaphore("db-connections", 20)?.labelled("importer").acquire(1).await?;
+    /// let holder = client.queue("db-connections")?.list().await?.remove(0).owner;
+    /// assert_eq!(holder.and_then(|owner| owner.label).as_deref(), Some("importer"));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn labelled(mut self, label: impl Into<String>) -> Self {
         self.named = self.named.labelled(label);
@@ -63,11 +106,27 @@ impl Semaphore {
     }
 
     /// The semaphore's name.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.semaphore("db-connections", 20)?.name(), "db-connections");
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         self.named.name.as_str()
     }
 
     /// The limit that this client believes in.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.semaphore("db-connections", 20)?.limit(), 20);
+    /// # Ok(()) }
+    /// ```
     pub fn limit(&self) -> u32 {
         self.limit
     }
@@ -107,6 +166,17 @@ impl Semaphore {
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let downloads = client.semaphore("downloads", 2)?;
+    /// let one = downloads.try_acquire(1).await?.expect("nobody uses it");
+    /// assert!(downloads.try_acquire(2).await?.is_none(), "all at once or none");
+    /// assert!(downloads.try_acquire(3).await.is_err(), "there will never be 3");
+    /// # Ok(()) }
+    /// ```
     pub async fn try_acquire(&self, permits: u32) -> Result<Option<Permits>> {
         let guard = self.named.try_now(self.request(permits)).await?;
         Ok(guard.map(|guard| Permits { guard, count: permits }))
@@ -121,14 +191,29 @@ impl Semaphore {
     ///
     /// # Cancel safety
     /// Dropping the future gives up the place in the queue and leaves nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// # use std::time::Duration;
+    /// let downloads = client.semaphore("downloads", 2)?;
+    /// let both = downloads.acquire(2).await?;
+    /// assert!(downloads.try_acquire_for(1, Duration::from_secs(5)).await?.is_none());
+    /// both.release().await;
+    /// assert!(downloads.try_acquire_for(1, Duration::from_secs(5)).await?.is_some());
+    /// # Ok(()) }
+    /// ```
     pub async fn try_acquire_for(&self, permits: u32, timeout: Duration) -> Result<Option<Permits>> {
         let guard = self.named.try_for(self.request(permits), timeout).await?;
         Ok(guard.map(|guard| Permits { guard, count: permits }))
     }
 
-    /// Changes the limit in the store, for everybody. Waiters notice at once; permits that are held stay held, so that a
-    /// lower limit is reached when enough of them have come back; so are those that are just being granted. Who still believes in the old limit is refused from now
-    /// on; waiters for more permits than the new limit are refused, too.
+    /// Changes the limit in the store, for everybody. Waiters notice at once; permits that are held, or are just being granted,
+    /// stay held, so that a lower limit is reached when enough of them have come back. Who still believes in the old limit is
+    /// refused from now on; waiters for more permits than the new limit are refused, too.
     ///
     /// Returns the semaphore with the new limit.
     ///
@@ -180,6 +265,19 @@ impl Semaphore {
     ///
     /// # Errors
     /// As [`Client::entries`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// use lock_core::backend::Kind;
+    ///
+    /// let downloads = client.semaphore("downloads", 3)?;
+    /// let (_one, _two) = (downloads.acquire(1).await?, downloads.acquire(2).await?);
+    /// let kinds = downloads.entries().await?.into_iter().map(|entry| entry.kind);
+    /// assert!(kinds.eq([Kind::Permits(1), Kind::Permits(2)]));
+    /// # Ok(()) }
+    /// ```
     pub async fn entries(&self) -> Result<Vec<QueueEntry>> {
         self.named.client.entries(&self.named.name).await
     }
@@ -194,11 +292,31 @@ impl Semaphore {
 
 impl Permits {
     /// How many these are.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.semaphore("downloads", 3)?.acquire(2).await?.count(), 2);
+    /// # Ok(()) }
+    /// ```
     pub fn count(&self) -> u32 {
         self.count
     }
 
     /// Each of them.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let batch = client.semaphore("db-connections", 20)?.acquire(3).await?;
+    /// for permit in batch.permits() {
+    ///     println!("a connection named {}, with token {}", permit.id, permit.token);
+    /// }
+    /// assert_eq!(batch.permits().len(), 3);
+    /// # Ok(()) }
+    /// ```
     pub fn permits(&self) -> Vec<Permit> {
         let (token, entry) = (self.guard.token(), &self.guard.entry().key);
         (0..self.count).map(|i| Permit { id: format!("{entry}#{i}"), token }).collect()
@@ -208,6 +326,16 @@ impl Permits {
     ///
     /// # Cancel safety
     /// They are given back all the same, in the background.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let downloads = client.semaphore("downloads", 2)?;
+    /// assert_eq!(downloads.acquire(2).await?.release().await, lock_core::Release::Released);
+    /// assert!(downloads.try_acquire(2).await?.is_some(), "free by now; after a drop, in a moment");
+    /// # Ok(()) }
+    /// ```
     pub async fn release(self) -> Release {
         self.guard.release().await
     }

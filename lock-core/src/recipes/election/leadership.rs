@@ -12,6 +12,20 @@ use crate::revocation;
 
 /// Leadership of an election. Resigns when dropped; all else it does is a [`Guard`]'s. So it can be asked to let go with
 /// [`Queue::revoke`](crate::Queue::revoke), and goes on until its holder follows.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let leadership = client.election("scheduler")?.campaign("10.0.0.1:7000").await?;
+/// while leadership.check().is_ok() {
+///     // … what only the leader does, a step at a time …
+/// #   break;
+/// }
+/// leadership.resign().await;
+/// # assert_eq!(client.election("scheduler")?.leader().await?, None);
+/// # Ok(()) }
+/// ```
 #[must_use = "leadership ends when this is dropped"]
 #[derive(Debug)]
 pub struct Leadership {
@@ -25,6 +39,21 @@ pub struct Leadership {
 }
 
 /// Why a leader's work should come to an end.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// use lock_core::Ending;
+///
+/// let leadership = client.election("scheduler")?.campaign("10.0.0.1:7000").await?;
+/// client.queue("scheduler")?.revoke(leadership.token()).await?; // in any process
+/// match leadership.ending().await {
+///     Ending::Lost(loss) => unreachable!("not a moment more: {loss}"),
+///     ending => assert_eq!(ending, Ending::Revoked), // there is time to put things in order
+/// }
+/// # Ok(()) }
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -49,11 +78,33 @@ impl Leadership {
     /// Counts the leaders of this election, those of other kinds of clients left out: greater than that of every earlier
     /// leader. A candidate that was lost while it took office may have used up a number. To be compared by resources, take
     /// the [`token`](Guard::token), which every leader has.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let election = client.election("scheduler")?;
+    /// let first = election.campaign("10.0.0.1:7000").await?;
+    /// assert_eq!(first.term(), 1);
+    /// first.resign().await;
+    /// assert_eq!(election.campaign("10.0.0.2:7000").await?.term(), 2);
+    /// # Ok(()) }
+    /// ```
     pub fn term(&self) -> u64 {
         self.term
     }
 
     /// The value that the leader shows.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let leadership = client.election("scheduler")?.campaign("10.0.0.1:7000").await?;
+    /// leadership.proclaim("10.0.0.1:7001").await?;
+    /// assert_eq!(leadership.value(), b"10.0.0.1:7001");
+    /// # Ok(()) }
+    /// ```
     pub fn value(&self) -> Vec<u8> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -68,6 +119,18 @@ impl Leadership {
     ///
     /// # Cancel safety
     /// The value may or may not be shown; if it is, before the value of any later call.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let election = client.election("scheduler")?;
+    /// let leadership = election.campaign("starting").await?;
+    /// leadership.proclaim("ready").await?;
+    /// let leader = election.leader().await?.expect("this one");
+    /// assert_eq!((leader.value.as_slice(), leader.token), (&b"ready"[..], leadership.token()));
+    /// # Ok(()) }
+    /// ```
     pub async fn proclaim(&self, value: impl AsRef<[u8]> + Send) -> Result<()> {
         let value = revocation::checked(self.guard.lock(), value.as_ref())?;
         let shown = self.shown.clone();
@@ -139,6 +202,22 @@ impl Leadership {
     ///
     /// # Cancel safety
     /// It is handed over all the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// let election = client.election("scheduler")?;
+    /// let leadership = election.campaign("old").await?;
+    /// assert!(!leadership.transfer().await?, "to nobody: it goes on leading");
+    /// let mut next = election.latch("new")?;
+    /// # tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// assert!(leadership.transfer().await?);
+    /// assert_eq!(next.leading().await?.value(), b"new");
+    /// # Ok(()) }
+    /// ```
     pub async fn transfer(&self) -> Result<bool> {
         self.in_turn(|guard| async move {
             let followed = office::is_followed(&guard).await?;
@@ -154,6 +233,21 @@ impl Leadership {
     ///
     /// # Cancel safety
     /// Nothing is lost by dropping it.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// use lock_core::{Ending, Loss};
+    ///
+    /// let leadership = client.election("scheduler")?.campaign("10.0.0.1:7000").await?;
+    /// let work = tokio::spawn(async move {
+    ///     leadership.ending().await // … while there is nothing to do …
+    /// });
+    /// client.close().await;
+    /// assert_eq!(work.await.expect("no panic"), Ending::Lost(Loss::Closed));
+    /// # Ok(()) }
+    /// ```
     pub async fn ending(&self) -> Ending {
         let stopped = async {
             let told = match self.stopped.clone() {
@@ -177,6 +271,19 @@ impl Leadership {
     ///
     /// # Cancel safety
     /// The leadership ends all the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// use lock_core::Release;
+    ///
+    /// let election = client.election("scheduler")?;
+    /// let leadership = election.campaign("10.0.0.1:7000").await?;
+    /// assert_eq!(leadership.resign().await, Release::Released);
+    /// assert_eq!(election.leader().await?, None);
+    /// # Ok(()) }
+    /// ```
     pub async fn resign(self) -> Release {
         self.guard.let_go().await
     }

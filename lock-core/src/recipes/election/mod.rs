@@ -35,12 +35,37 @@ const ELECTION: &str = "election";
 /// Candidates lead in the order in which the store saw them. Each shows a value, such as its address. Whatever becomes of
 /// the marks that this library keeps beside the queue, only the first candidate of the queue leads; so Go's `Election`,
 /// `etcdctl elect` and Curator's `LeaderLatch` can take part.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let election = client.election("scheduler")?;
+/// let leadership = election.campaign("10.0.0.1:7000").await?;
+/// let mut other = election.latch("10.0.0.2:7000")?; // in any process
+/// assert!(!other.is_leader());
+/// leadership.resign().await;
+/// assert_eq!(other.leading().await?.value(), b"10.0.0.2:7000");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Election {
     named: Named,
 }
 
 /// One who stands for leadership.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let election = client.election("scheduler")?;
+/// let _leadership = election.campaign("10.0.0.1:7000").await?;
+/// let candidate = election.candidates().await?.remove(0);
+/// assert_eq!(candidate.value, b"10.0.0.1:7000");
+/// assert_eq!(candidate.owner.map(|owner| owner.pid), Some(std::process::id()));
+/// # Ok(()) }
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -62,6 +87,14 @@ impl Election {
     }
 
     /// The election's name.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert_eq!(client.election("scheduler")?.name(), "scheduler");
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         self.named.name.as_str()
     }
@@ -172,6 +205,20 @@ impl Election {
     ///
     /// # Errors
     /// As [`Client::entries`], and [`Error::OtherRecipe`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let election = client.election("scheduler")?;
+    /// let leadership = election.campaign("10.0.0.1:7000").await?;
+    /// let _latch = election.latch("10.0.0.2:7000")?;
+    /// let mut queue = client.queue("scheduler")?.watch();
+    /// while queue.next().await?.len() < 2 {} // until both stand
+    /// let values = election.candidates().await?.into_iter().map(|candidate| candidate.value);
+    /// assert!(values.eq([b"10.0.0.1:7000", b"10.0.0.2:7000"]));
+    /// # Ok(()) }
+    /// ```
     pub async fn candidates(&self) -> Result<Vec<Candidate>> {
         let queue = Queue::new(self.named.client.clone(), self.named.name.clone());
         let candidates = of_own_recipe(queue.list().await?, Kind::Candidate, |place| place.kind);
@@ -205,6 +252,21 @@ impl Election {
 ///
 /// # Cancel safety
 /// Dropping it withdraws the candidate and leaves nothing behind.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let election = client.election("scheduler")?;
+/// let leadership = election.campaign("10.0.0.1:7000").await?;
+/// let campaign = election.campaign("10.0.0.2:7000");
+/// tokio::select! {
+///     elected = campaign => unreachable!("{elected:?}"),
+///     () = async { /* a signal to end */ } => {} // withdraws the candidate
+/// }
+/// leadership.check()?;
+/// # Ok(()) }
+/// ```
 #[must_use = "nobody stands for leadership unless this is awaited"]
 pub struct Campaign(Pin<Box<dyn Future<Output = Result<Leadership>> + Send>>);
 

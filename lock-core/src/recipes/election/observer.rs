@@ -15,6 +15,18 @@ use crate::revocation;
 use crate::session::{Backoff, Live, recheck};
 
 /// One who leads.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let election = client.election("scheduler")?;
+/// let leadership = election.campaign("10.0.0.1:7000").await?;
+/// let leader = election.leader().await?.expect("this one");
+/// assert_eq!(leader.value, b"10.0.0.1:7000"); // where to send requests to
+/// assert_eq!((leader.token, leader.term), (leadership.token(), Some(leadership.term())));
+/// # Ok(()) }
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
@@ -35,6 +47,22 @@ pub struct Leader {
 /// An election as seen from outside, from one leader or value to the next.
 ///
 /// It keeps one watch, on the leader, and reads nothing of the other candidates.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let election = client.election("scheduler")?;
+/// let mut observer = election.observe();
+/// let _leadership = election.campaign("10.0.0.1:7000").await?;
+/// let leader = loop {
+///     if let Some(leader) = observer.next().await? {
+///         break leader;
+///     }
+/// };
+/// assert_eq!(leader.value, b"10.0.0.1:7000");
+/// # Ok(()) }
+/// ```
 pub struct Observer {
     client: Client,
     name: Name,
@@ -62,6 +90,20 @@ impl Observer {
     ///
     /// # Cancel safety
     /// No change is missed by dropping it.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let election = client.election("scheduler")?;
+    /// let mut observer = election.observe();
+    /// assert_eq!(observer.next().await?, None); // at once
+    /// let leadership = election.campaign("10.0.0.1:7000").await?;
+    /// assert!(observer.next().await?.is_some());
+    /// leadership.resign().await;
+    /// assert_eq!(observer.next().await?, None);
+    /// # Ok(()) }
+    /// ```
     pub async fn next(&mut self) -> Result<Option<Leader>> {
         let mut backoff = Backoff::default();
         loop {

@@ -19,6 +19,20 @@ use crate::session::Backoff;
 /// borrows from what is around it. For each turn it stands for leadership anew, at the end of the queue. It ends when
 /// somebody [stops](Stopper) it or the client is closed. A request to let go, by [`Queue::revoke`](crate::Queue::revoke), is
 /// for the present turn only: when nobody else stands, the next one begins at once, and nobody has asked it.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let mut selector = client.election("scheduler")?.selector("10.0.0.1:7000")?;
+/// for term in 1..=3 {
+///     let turn = selector.next().await?.expect("nobody stops it");
+///     turn.run(async { /* a round of work */ }).await?;
+///     assert_eq!(turn.term(), term, "others may lead in between");
+///     turn.done().await;
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Selector {
     election: Election,
@@ -35,6 +49,22 @@ pub struct Selector {
 /// and the entry stays: the next one leads only after the work has ended. A loss is the exception that nothing can prevent:
 /// then somebody else may lead while the work comes to its end. So [`check`](crate::Guard::check) before each effect, or
 /// put what must not outlive the leadership into [`run`](crate::Guard::run).
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// use lock_core::Ending;
+///
+/// let mut selector = client.election("scheduler")?.selector("10.0.0.1:7000")?;
+/// let stopper = selector.stopper();
+/// let turn = selector.next().await?.expect("nobody stops it");
+/// stopper.stop();
+/// assert_eq!(turn.ending().await, Ending::Stopped);
+/// turn.check()?; // it leads until its work has ended
+/// turn.done().await;
+/// # Ok(()) }
+/// ```
 #[must_use = "a turn that is dropped has failed"]
 #[derive(Debug)]
 pub struct Turn<'a> {
@@ -44,6 +74,22 @@ pub struct Turn<'a> {
 }
 
 /// Stops a [`Selector`] from elsewhere. Clones stop the same.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let mut selector = client.election("scheduler")?.selector("10.0.0.1:7000")?;
+/// let stopper = selector.stopper();
+/// let signals = tokio::spawn(async move {
+///     stopper.stop(); // … when the process is asked to end …
+/// });
+/// # signals.await.expect("no panic");
+/// while let Some(turn) = selector.next().await? {
+///     turn.done().await;
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Stopper(Arc<watch::Sender<bool>>);
 
@@ -61,6 +107,17 @@ impl Selector {
     }
 
     /// What stops it.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let mut selector = client.election("scheduler")?.selector("10.0.0.1:7000")?;
+    /// let stopper = selector.stopper(); // before the selector is borrowed by a turn
+    /// stopper.stop();
+    /// assert!(selector.next().await?.is_none());
+    /// # Ok(()) }
+    /// ```
     pub fn stopper(&self) -> Stopper {
         Stopper(self.stop.clone())
     }
@@ -124,6 +181,22 @@ impl Selector {
     ///
     /// # Cancel safety
     /// Dropping the future withdraws the candidate and leaves nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let mut selector = client.election("scheduler")?.selector("10.0.0.1:7000")?;
+    /// let stopper = selector.stopper();
+    /// let mut rounds = 0;
+    /// while let Some(turn) = selector.next().await? {
+    ///     turn.run(async { rounds += 1 }).await?; // borrows from what is around it
+    ///     stopper.stop();
+    ///     turn.done().await;
+    /// }
+    /// assert_eq!(rounds, 1);
+    /// # Ok(()) }
+    /// ```
     pub async fn next(&mut self) -> Result<Option<Turn<'_>>> {
         let (mut stop, mut closes) = (self.stop.subscribe(), self.closes.clone());
         let mut stopped = pin!(async move {
@@ -170,6 +243,20 @@ impl Turn<'_> {
     ///
     /// # Cancel safety
     /// The turn is done all the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// use lock_core::Release;
+    ///
+    /// let election = client.election("scheduler")?;
+    /// let mut selector = election.selector("10.0.0.1:7000")?;
+    /// let turn = selector.next().await?.expect("nobody stops it");
+    /// assert_eq!(turn.done().await, Release::Released);
+    /// assert_eq!(election.leader().await?, None, "others can lead");
+    /// # Ok(()) }
+    /// ```
     pub async fn done(mut self) -> Release {
         self.done = true;
         self.leadership.let_go().await
@@ -180,6 +267,21 @@ impl Turn<'_> {
     ///
     /// # Cancel safety
     /// The turn is over all the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(lock_core::memory::Memory::new()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// let mut selector = client.election("scheduler")?.selector("10.0.0.1:7000")?;
+    /// let failed = selector.next().await?.expect("nobody stops it").failed();
+    /// failed.await; // its work answered an error
+    /// let since = tokio::time::Instant::now();
+    /// selector.next().await?.expect("nobody stops it").done().await;
+    /// assert!(!since.elapsed().is_zero(), "after a pause");
+    /// # Ok(()) }
+    /// ```
     pub async fn failed(self) -> Release {
         self.leadership.let_go().await
     }
@@ -207,6 +309,20 @@ impl Drop for Turn<'_> {
 
 impl Stopper {
     /// Lets the present turn know that it should come to its end, and makes it the last one.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let mut selector = client.election("scheduler")?.selector("10.0.0.1:7000")?;
+    /// let stopper = selector.stopper();
+    /// let turn = selector.next().await?.expect("nobody stops it");
+    /// stopper.stop();
+    /// turn.check()?; // not cut off: it ends its work, and is the last one
+    /// turn.done().await;
+    /// assert!(selector.next().await?.is_none());
+    /// # Ok(()) }
+    /// ```
     pub fn stop(&self) {
         self.0.send_replace(true);
     }
