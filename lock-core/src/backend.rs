@@ -15,6 +15,29 @@
 //!   any point unless its method says otherwise.
 //! * **Foreign entries are input.** What other clients wrote into a queue is parsed, never trusted: no panic. An entry that
 //!   those clients would count as a contender counts here; all else is ignored.
+//!
+//! # Examples
+//! ```
+//! # #[tokio::main] async fn main() -> lock_core::Result<()> {
+//! use lock_core::{Name, memory::Memory};
+//! use lock_core::backend::{Backend, Change, Enqueue, Enqueued, Kind, Watched};
+//!
+//! let session = Memory::new().open(b"me").await?;
+//! session.renew().await?;
+//! let queue = Name::new("reindex")?;
+//! let mut request =
+//!     Enqueue { queue: &queue, kind: Kind::Exclusive, id: &"0".repeat(32), value: b"", only_if_free: false };
+//! let Enqueued::Placed(first) = session.enqueue(&request).await? else { unreachable!() };
+//! let id = "1".repeat(32);
+//! request.id = &id;
+//! let Enqueued::Placed(second) = session.enqueue(&request).await? else { unreachable!() };
+//! let ahead = session.ahead(&second.entry, 1).await?.expect("it lives");
+//! assert!(ahead.nearest[0].entry == first.entry && second.token > first.token);
+//! let Watched::Present(watch) = session.watch(&first.entry).await? else { unreachable!() };
+//! session.dequeue(&first.entry).await?;
+//! assert_eq!(watch.await, Change::Removed); // the second holds
+//! # Ok(()) }
+//! ```
 
 use std::any::Any;
 use std::fmt;
@@ -30,6 +53,31 @@ use crate::error::{Error, Result};
 use crate::name::Name;
 
 /// Opens sessions on one store. One value of this per deployment; it is cheap to keep and holds no connection.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// use std::sync::{Arc, atomic::{AtomicU32, Ordering::Relaxed}};
+/// use lock_core::{Client, Result, memory::Memory};
+/// use lock_core::backend::{Backend, Session};
+///
+/// /// A store that counts how often it is turned to.
+/// #[derive(Clone, Debug)]
+/// struct Counted(Memory, Arc<AtomicU32>);
+///
+/// #[async_trait::async_trait]
+/// impl Backend for Counted {
+///     async fn open(&self, owner: &[u8]) -> Result<Arc<dyn Session>> {
+///         self.1.fetch_add(1, Relaxed);
+///         self.0.open(owner).await
+///     }
+/// }
+/// let store = Counted(Memory::new(), Arc::default());
+/// let client = Client::connect(store.clone()).await?;
+/// client.mutex("reindex")?.lock().await?;
+/// assert_eq!(store.1.load(Relaxed), 1);
+/// # Ok(()) }
+/// ```
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Opens a session that owns nothing yet. `owner` is the encoded owner metadata, kept where
@@ -47,6 +95,20 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 /// One unit of liveness in the store (a lease, a ZooKeeper session), and the entries it owns.
 ///
 /// When it ends, the store removes all its entries. The methods follow the [rules for every method](self).
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// use lock_core::{Error, memory::Memory};
+/// use lock_core::backend::{Backend, Session};
+///
+/// let session = Memory::new().open(b"me").await?;
+/// assert!(session.renew().await? <= session.ttl()); // counted from before the call
+/// assert_eq!(session.owner(&session.id()).await?.as_deref(), Some(&b"me"[..]));
+/// session.close().await?;
+/// assert!(matches!(session.renew().await, Err(Error::SessionOver { .. })));
+/// # Ok(()) }
+/// ```
 #[async_trait]
 pub trait Session: Any + fmt::Debug + Send + Sync {
     /// The session's id as the store's own tools show it.
@@ -169,6 +231,18 @@ pub trait Session: Any + fmt::Debug + Send + Sync {
 }
 
 /// A request to append an entry.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # use lock_core::{Name, backend::*, memory::Memory};
+/// # let session = Memory::new().open(b"").await?;
+/// # let name = Name::new("reindex")?;
+/// let request = Enqueue { queue: &name, kind: Kind::Write, id: &"0".repeat(32), value: b"me", only_if_free: true };
+/// assert!(matches!(session.enqueue(&request).await?, Enqueued::Placed(_)));
+/// assert!(session.adopt(&request).await?.is_some(), "found by its id, should the answer be lost");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Enqueue<'a> {
     /// The queue.
@@ -185,6 +259,19 @@ pub struct Enqueue<'a> {
 }
 
 /// What an entry asks for: the part of a recipe that the others in the queue have to know.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// use lock_core::backend::Kind;
+///
+/// let writing = client.rw_lock("config")?.write().await?;
+/// assert_eq!(client.queue("config")?.list().await?[0].kind, Kind::Write);
+/// let reading = writing.downgrade().await?;
+/// assert_eq!(client.queue("config")?.list().await?[0].kind, Kind::Read);
+/// # Ok(()) }
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -210,6 +297,13 @@ pub enum Kind {
 
 impl Kind {
     /// The kind as a word for keys and node names, of lower-case letters and digits; `None` for an unmarked one.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::backend::Kind;
+    /// assert_eq!(Kind::Permits(3).tag().as_deref(), Some("permits3"));
+    /// assert_eq!(Kind::Unmarked.tag(), None);
+    /// ```
     pub fn tag(self) -> Option<String> {
         Some(match self {
             Self::Unmarked => return None,
@@ -225,6 +319,13 @@ impl Kind {
     }
 
     /// The kind that has this [tag](Self::tag).
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::backend::Kind;
+    /// assert_eq!(Kind::from_tag("permits3"), Some(Kind::Permits(3)));
+    /// assert_eq!(Kind::from_tag("permits03"), None, "another client's");
+    /// ```
     pub fn from_tag(tag: &str) -> Option<Self> {
         Some(match tag {
             "lock" => Self::Exclusive,
@@ -243,6 +344,13 @@ impl Kind {
     }
 
     /// The recipe that uses it, as people call it.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::backend::Kind;
+    /// assert_eq!(Kind::Write.recipe(), "read-write lock");
+    /// assert_eq!(Kind::Permits(3).recipe(), "semaphore");
+    /// ```
     pub fn recipe(self) -> &'static str {
         match self {
             Self::Exclusive => "mutex",
@@ -258,6 +366,17 @@ impl Kind {
 }
 
 /// One incarnation of an entry, or a record. Only its backend reads the fields.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let guard = client.mutex("reindex")?.lock().await?;
+/// let entry = guard.entry().clone(); // a lock's next holder has another
+/// drop(guard);
+/// assert_ne!(*client.mutex("reindex")?.lock().await?.entry(), entry);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     /// The entry's key or path in the store.
@@ -267,6 +386,20 @@ pub struct Entry {
 }
 
 /// The answer to [`Session::enqueue`].
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # use lock_core::{Name, backend::*, memory::Memory};
+/// # let session = Memory::new().open(b"").await?;
+/// # let name = Name::new("reindex")?;
+/// let mut request = Enqueue { queue: &name, kind: Kind::Write, id: &"0".repeat(32), value: b"", only_if_free: true };
+/// assert!(matches!(session.enqueue(&request).await?, Enqueued::Placed(_)));
+/// let id = "1".repeat(32);
+/// request.id = &id;
+/// assert!(matches!(session.enqueue(&request).await?, Enqueued::Busy));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub enum Enqueued {
     /// The entry is in the queue.
@@ -276,6 +409,19 @@ pub enum Enqueued {
 }
 
 /// An entry of this session in a queue.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # use lock_core::{Name, backend::*, memory::Memory};
+/// # let session = Memory::new().open(b"").await?;
+/// # let name = Name::new("reindex")?;
+/// let request = Enqueue { queue: &name, kind: Kind::Write, id: &"0".repeat(32), value: b"", only_if_free: false };
+/// let Enqueued::Placed(placed) = session.enqueue(&request).await? else { unreachable!() };
+/// let entries = session.entries(&name, 1).await?;
+/// assert_eq!((&entries[0].entry, entries[0].token), (&placed.entry, Some(placed.token)));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Placed {
     /// The entry.
@@ -289,6 +435,21 @@ pub struct Placed {
 }
 
 /// The live entries ahead of one entry.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # use lock_core::{Name, backend::*, memory::Memory};
+/// # let session = Memory::new().open(b"").await?;
+/// # let name = Name::new("reindex")?;
+/// # let (one, two) = ("0".repeat(32), "1".repeat(32));
+/// # let first = Enqueue { queue: &name, kind: Kind::Write, id: &one, value: b"", only_if_free: false };
+/// # session.enqueue(&first).await?; session.enqueue(&Enqueue { id: &two, ..first }).await?;
+/// let entries = session.entries(&name, 2).await?;
+/// let ahead = session.ahead(&entries[1].entry, 1).await?.expect("it lives");
+/// assert!(ahead.nearest[0].entry == entries[0].entry && !ahead.more);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ahead {
     /// Nearest first.
@@ -298,6 +459,21 @@ pub struct Ahead {
 }
 
 /// A live entry and what it asks for.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # use lock_core::{Name, backend::*, memory::Memory};
+/// # let session = Memory::new().open(b"").await?;
+/// # let name = Name::new("reindex")?;
+/// # let (one, two) = ("0".repeat(32), "1".repeat(32));
+/// # let first = Enqueue { queue: &name, kind: Kind::Write, id: &one, value: b"", only_if_free: false };
+/// # session.enqueue(&first).await?; session.enqueue(&Enqueue { id: &two, ..first }).await?;
+/// let entries = session.entries(&name, 2).await?;
+/// let Ahead { nearest, .. } = session.ahead(&entries[1].entry, 1).await?.expect("it lives");
+/// assert_eq!(nearest, [Standing { entry: entries[0].entry.clone(), kind: Kind::Write }]);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Standing {
     /// The entry.
@@ -307,6 +483,19 @@ pub struct Standing {
 }
 
 /// The answer to [`Session::watch`].
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # use lock_core::{Name, backend::*, memory::Memory};
+/// # let session = Memory::new().open(b"").await?;
+/// # let name = Name::new("reindex")?;
+/// let record = session.record(&name); // always there, also when nobody has written it
+/// assert!(matches!(session.watch(&record).await?, Watched::Present(_)));
+/// let nobody = Entry { key: "no such entry".into(), incarnation: 0 };
+/// assert!(matches!(session.watch(&nobody).await?, Watched::Gone));
+/// # Ok(()) }
+/// ```
 pub enum Watched {
     /// The entry exists; the future resolves when that, or its value, may have changed.
     Present(Watch),
@@ -324,12 +513,56 @@ impl fmt::Debug for Watched {
 }
 
 /// Resolves with the next change of a watched entry, or when the watch can no longer tell.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # use lock_core::{Name, backend::*, memory::Memory};
+/// # let session = Memory::new().open(b"").await?;
+/// # let name = Name::new("reindex")?;
+/// let record = session.record(&name);
+/// let Watched::Present(watch) = session.watch(&record).await? else { unreachable!() };
+/// session.write(&record, 0, b"20").await?;
+/// assert_eq!(watch.await, Change::Updated);
+/// # Ok(()) }
+/// ```
 pub type Watch = Pin<Box<dyn Future<Output = Change> + Send>>;
 
 /// Resolves when a watched queue may have changed.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # use lock_core::{Name, backend::*, memory::Memory};
+/// # let session = Memory::new().open(b"").await?;
+/// # let name = Name::new("reindex")?;
+/// let stir: Stir = session.watch_queue(&name).await?;
+/// let request = Enqueue { queue: &name, kind: Kind::Member, id: &"0".repeat(32), value: b"", only_if_free: false };
+/// session.enqueue(&request).await?;
+/// stir.await; // look again
+/// assert_eq!(session.entries(&name, 9).await?.len(), 1);
+/// # Ok(()) }
+/// ```
 pub type Stir = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How a watch ended.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # use lock_core::{Name, backend::*, memory::Memory};
+/// # let session = Memory::new().open(b"").await?;
+/// # let name = Name::new("reindex")?;
+/// # let request = Enqueue { queue: &name, kind: Kind::Write, id: &"0".repeat(32), value: b"", only_if_free: false };
+/// let Enqueued::Placed(placed) = session.enqueue(&request).await? else { unreachable!() };
+/// let Watched::Present(watch) = session.watch(&placed.entry).await? else { unreachable!() };
+/// session.dequeue(&placed.entry).await?;
+/// match watch.await {
+///     Change::Removed => println!("it is certain"),
+///     change => unreachable!("look again: {change:?}"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The store said that this incarnation was removed. A fact, on which a grant may rest.
@@ -341,6 +574,20 @@ pub enum Change {
 }
 
 /// The value of an entry or a record.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # use lock_core::{Name, backend::*, memory::Memory};
+/// # let session = Memory::new().open(b"").await?;
+/// # let name = Name::new("reindex")?;
+/// let record = session.record(&name);
+/// assert_eq!(session.read(&record).await?, Some(Content { value: Vec::new(), version: 0 }));
+/// session.write(&record, 0, b"20").await?;
+/// let Content { value, version } = session.read(&record).await?.expect("a record is always there");
+/// assert!(value == b"20" && version != 0);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Content {
     /// The value.
@@ -350,6 +597,18 @@ pub struct Content {
 }
 
 /// The answer to [`Session::write`].
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # use lock_core::{Name, backend::*, memory::Memory};
+/// # let session = Memory::new().open(b"").await?;
+/// # let name = Name::new("reindex")?;
+/// let record = session.record(&name);
+/// assert_eq!(session.write(&record, 0, b"20").await?, Written::Done);
+/// assert_eq!(session.write(&record, 0, b"40").await?, Written::Conflict, "version 0 was replaced");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     /// The value was replaced.
@@ -359,6 +618,19 @@ pub enum Written {
 }
 
 /// The answer to [`Session::dequeue`].
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # use lock_core::{Name, backend::*, memory::Memory};
+/// # let session = Memory::new().open(b"").await?;
+/// # let name = Name::new("reindex")?;
+/// # let request = Enqueue { queue: &name, kind: Kind::Write, id: &"0".repeat(32), value: b"", only_if_free: false };
+/// let Enqueued::Placed(placed) = session.enqueue(&request).await? else { unreachable!() };
+/// assert_eq!(session.dequeue(&placed.entry).await?, Dequeued::Removed);
+/// assert_eq!(session.dequeue(&placed.entry).await?, Dequeued::Absent);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dequeued {
     /// This call removed the entry.
@@ -368,6 +640,16 @@ pub enum Dequeued {
 }
 
 /// An entry of a queue as people see it.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let guard = client.mutex("reindex")?.lock().await?;
+/// let entry = client.entries("reindex").await?.remove(0);
+/// assert_eq!((entry.token, entry.session), (Some(guard.token()), client.session_id().await?));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueEntry {
     /// The entry.
@@ -393,11 +675,30 @@ impl QueueEntry {
 
 impl Error {
     /// For backends: the request, such as "enter the queue", may have been applied.
+    ///
+    /// # Examples
+    /// ```
+    /// use lock_core::Error;
+    ///
+    /// let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset); // after the request was sent
+    /// let error = Error::unavailable("enter the queue", reset);
+    /// assert!(error.is_retryable());
+    /// assert!(error.to_string().ends_with("asked to enter the queue"));
+    /// ```
     pub fn unavailable(request: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Unavailable { request: request.into(), source: Arc::new(source) }
     }
 
     /// For backends: the request, such as "enter the queue", was certainly not applied, and will not be if repeated.
+    ///
+    /// # Examples
+    /// ```
+    /// use lock_core::Error;
+    ///
+    /// let error = Error::refused("enter the queue", std::io::Error::other("request is too large"));
+    /// assert!(!error.is_retryable());
+    /// assert_eq!(error.to_string(), "the store refused to enter the queue");
+    /// ```
     pub fn refused(request: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Refused { request: request.into(), source: Arc::new(source) }
     }

@@ -1,25 +1,73 @@
 //! The clock that validity is measured on.
+//!
+//! # Examples
+//! ```
+//! # #[tokio::main] async fn main() -> lock_core::Result<()> {
+//! # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+//! use lock_core::clock::{BootClock, Clock};
+//!
+//! let guard = client.mutex("ledger")?.lock().await?;
+//! let until = guard.valid_until().expect("held"); // a moment on the client's clock
+//! assert!(until.saturating_duration_since(BootClock.now()) <= client.ttl().await?);
+//! # Ok(()) }
+//! ```
 
 use std::fmt;
 use std::ops::Add;
 use std::time::Duration;
 
 /// A moment on a [`Clock`], in nanoseconds since an origin that the clock chooses.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use lock_core::clock::Instant;
+///
+/// let deadline = Instant::from_nanos(0) + Duration::from_secs(10);
+/// assert!(Instant::from_nanos(9_999_999_999) < deadline);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(u64);
 
 impl Instant {
     /// The moment `nanos` nanoseconds after the clock's origin.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::clock::Instant;
+    /// assert_eq!(Instant::from_nanos(5).as_nanos(), 5);
+    /// ```
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
     /// Nanoseconds since the clock's origin.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// use lock_core::clock::Instant;
+    ///
+    /// let guard = client.mutex("ledger")?.lock().await?;
+    /// let until = guard.valid_until().map_or(0, Instant::as_nanos); // for an atomic that others read
+    /// assert!(until > 0);
+    /// # Ok(()) }
+    /// ```
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
     /// The time from `earlier` to this moment; zero when `earlier` is not earlier.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lock_core::clock::Instant;
+    /// let (earlier, later) = (Instant::from_nanos(3), Instant::from_nanos(5));
+    /// assert_eq!(later.saturating_duration_since(earlier), Duration::from_nanos(2));
+    /// assert_eq!(earlier.saturating_duration_since(later), Duration::ZERO);
+    /// ```
     pub const fn saturating_duration_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -47,6 +95,26 @@ impl fmt::Debug for Instant {
 /// It never goes backwards, never jumps with the wall clock, and **counts the time the machine sleeps**: a holder whose
 /// laptop was shut for an hour must find its lock expired. `std::time::Instant` does not (it stops during suspend on
 /// Linux), which is why this trait exists.
+///
+/// # Examples
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+/// use lock_core::clock::{Clock, Instant};
+///
+/// /// For a test that moves the time by hand.
+/// #[derive(Debug)]
+/// struct ByHand(AtomicU64);
+///
+/// impl Clock for ByHand {
+///     fn now(&self) -> Instant {
+///         Instant::from_nanos(self.0.load(Relaxed))
+///     }
+/// }
+/// let clock = ByHand(1.into());
+/// let before = clock.now();
+/// clock.0.fetch_add(1, Relaxed);
+/// assert!(clock.now() > before);
+/// ```
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The present moment.
     fn now(&self) -> Instant;
@@ -54,6 +122,14 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 
 /// The machine's clock since boot, suspend included (`CLOCK_BOOTTIME`; `CLOCK_MONOTONIC` where that counts suspend or
 /// nothing better exists).
+///
+/// # Examples
+/// ```
+/// use lock_core::clock::{BootClock, Clock};
+///
+/// let before = BootClock.now();
+/// assert!(BootClock.now() >= before, "whatever anybody does to the wall clock");
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BootClock;
 
@@ -71,6 +147,19 @@ impl Clock for BootClock {
 }
 
 /// Follows tokio's clock, so that a test with paused time moves locks and timers together.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// use std::time::Duration;
+/// use lock_core::clock::{Clock, TokioClock};
+///
+/// let clock = TokioClock::new(); // in a test with paused time
+/// let before = clock.now();
+/// tokio::time::sleep(Duration::from_secs(3_600)).await;
+/// assert!(clock.now() >= before + Duration::from_secs(3_600), "an hour, in no time");
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct TokioClock {
     origin: tokio::time::Instant,
@@ -78,6 +167,15 @@ pub struct TokioClock {
 
 impl TokioClock {
     /// A clock whose origin is now. Call it inside the runtime whose time it follows.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+    /// # use lock_core::clock::{Clock, TokioClock};
+    /// let clock = TokioClock::new();
+    /// assert_eq!(clock.now(), clock.now(), "time is paused, and nobody sleeps");
+    /// # }
+    /// ```
     pub fn new() -> Self {
         Self { origin: tokio::time::Instant::now() }
     }

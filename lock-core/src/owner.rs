@@ -1,14 +1,51 @@
 //! Owner metadata: who stands in a queue, for the people who look at it.
+//!
+//! # Examples
+//! ```
+//! # #[tokio::main] async fn main() -> lock_core::Result<()> {
+//! # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+//! let guard = client.mutex("reindex")?.labelled("shard 3").lock().await?;
+//! for place in client.queue("reindex")?.list().await? {
+//!     let owner = place.owner.expect("a client of this library");
+//!     println!("{} of {}: {}", owner.pid, owner.host, owner.label.as_deref().unwrap_or_default());
+//! #   assert_eq!(owner.label.as_deref(), Some("shard 3"));
+//! }
+//! # Ok(()) }
+//! ```
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::revocation;
 
-/// Bytes that encoded owner metadata may have.
+/// Bytes that encoded owner metadata may have, and values that candidates and members show.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// use lock_core::owner::MAX_METADATA;
+///
+/// let group = client.group("workers")?;
+/// assert!(group.join([b'x'; MAX_METADATA]).await.is_ok());
+/// assert!(group.join([b'x'; MAX_METADATA + 1]).await.is_err());
+/// # Ok(()) }
+/// ```
 pub const MAX_METADATA: usize = 4096;
 
 /// Who owns an entry. Stored as JSON in the entry's value; nothing decides by it.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// use lock_core::owner::Owner;
+///
+/// let guard = client.mutex("reindex")?.labelled("shard 3").lock().await?;
+/// let owner = Owner::decode(&client.entries("reindex").await?[0].value).expect("a client of this library");
+/// assert_eq!((owner.pid, owner.label.as_deref()), (std::process::id(), Some("shard 3")));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// The host's name.
@@ -25,6 +62,14 @@ pub struct Owner {
 
 impl Owner {
     /// This process, now.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::owner::Owner;
+    /// let owner = Owner::current(Some("shard 3"));
+    /// assert_eq!(owner.pid, std::process::id());
+    /// println!("{} {} {:?}", owner.host, owner.pid, owner.label);
+    /// ```
     pub fn current(label: Option<&str>) -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
@@ -36,6 +81,14 @@ impl Owner {
     }
 
     /// Reads an entry's value; `None` when another kind of client wrote it.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::owner::Owner;
+    /// let value = br#"{"host":"db1","pid":4711,"since_unix_ms":1767225600000}"#;
+    /// assert_eq!(Owner::decode(value).map(|owner| owner.host).as_deref(), Some("db1"));
+    /// assert_eq!(Owner::decode(b"10.0.0.1"), None); // as Curator writes it
+    /// ```
     pub fn decode(value: &[u8]) -> Option<Self> {
         serde_json::from_slice(revocation::plain(value)).ok()
     }

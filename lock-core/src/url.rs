@@ -1,6 +1,23 @@
 //! Backend URLs: `scheme://[user[:password]@]host[:port][,host…][/path][?key=value…]`, or `scheme:///path[?key=value…]`.
 //!
 //! A backend takes the parts it knows by name and ends with [`BackendUrl::finish`], which refuses the rest.
+//!
+//! # Examples
+//! ```
+//! use std::time::Duration;
+//! use lock_core::{Result, url::BackendUrl};
+//!
+//! fn settings(url: &str) -> Result<(Vec<String>, Duration)> {
+//!     let mut url = BackendUrl::parse(url, &["redis"], 6379)?;
+//!     let ttl = url.take_duration("ttl")?.unwrap_or(Duration::from_secs(10));
+//!     let hosts = std::mem::take(&mut url.hosts);
+//!     url.finish()?;
+//!     Ok((hosts, ttl))
+//! }
+//! assert_eq!(settings("redis://h?ttl=5s")?, (vec!["h:6379".into()], Duration::from_secs(5)));
+//! assert!(settings("redis://h?timeout=5s").is_err());
+//! # Ok::<(), lock_core::Error>(())
+//! ```
 
 use std::fmt;
 use std::time::Duration;
@@ -11,6 +28,18 @@ use crate::error::{Error, Result};
 use crate::name::abbreviated;
 
 /// A parsed backend URL. `Debug` hides the password.
+///
+/// # Examples
+/// ```
+/// use lock_core::url::BackendUrl;
+///
+/// let mut url = BackendUrl::parse("etcd://app:s%40cret@h1,h2:4001/locks?ttl=15s", &["etcd"], 2379)?;
+/// assert_eq!(url.password.as_deref(), Some("s@cret"));
+/// assert_eq!(url.hosts, ["h1:2379", "h2:4001"]);
+/// assert_eq!(url.take("ttl").as_deref(), Some("15s"));
+/// url.finish()?;
+/// # Ok::<(), lock_core::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct BackendUrl {
     /// What stands before `://`.
@@ -44,6 +73,16 @@ impl BackendUrl {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the part that is wrong; never showing a password.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::url::BackendUrl;
+    /// let url = BackendUrl::parse("zk://[::1]/team/locks", &["zk", "zks"], 2181)?;
+    /// assert_eq!((url.scheme.as_str(), url.hosts[0].as_str(), url.path.as_str()), ("zk", "[::1]:2181", "team/locks"));
+    /// let error = BackendUrl::parse("zk://app:secret@h:port", &["zk"], 2181).unwrap_err().to_string();
+    /// assert!(error.contains("h:port") && !error.contains("secret"));
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn parse(url: &str, schemes: &[&str], default_port: u16) -> Result<Self> {
         let shown = abbreviated(&without_password(url));
         let example = format!("{}://host:{default_port}", schemes.first().copied().unwrap_or("scheme"));
@@ -104,6 +143,15 @@ impl BackendUrl {
     }
 
     /// Takes a parameter; `None` when the URL has none of that name.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::url::BackendUrl;
+    /// let mut url = BackendUrl::parse("etcds://h?ca=/etc/ca.pem", &["etcds"], 2379)?;
+    /// assert_eq!(url.take("ca").as_deref(), Some("/etc/ca.pem"));
+    /// assert_eq!(url.take("cert"), None);
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn take(&mut self, key: &'static str) -> Option<String> {
         self.known.push(key);
         let at = self.params.iter().position(|(k, _)| k == key)?;
@@ -114,6 +162,17 @@ impl BackendUrl {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the parameter and its value.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lock_core::url::BackendUrl;
+    /// let mut url = BackendUrl::parse("etcd://h?ttl=1m%2030s&timeout=5", &["etcd"], 2379)?;
+    /// assert_eq!(url.take_duration("ttl")?, Some(Duration::from_secs(90)));
+    /// assert_eq!(url.take_duration("other")?, None);
+    /// assert!(url.take_duration("timeout").is_err(), "5 what?");
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn take_duration(&mut self, key: &'static str) -> Result<Option<Duration>> {
         self.take(key).map(|value| parse_duration(key, &value)).transpose()
     }
@@ -122,6 +181,15 @@ impl BackendUrl {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the first one and those that exist.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::url::BackendUrl;
+    /// let mut url = BackendUrl::parse("etcd://h?tll=15s", &["etcd"], 2379)?;
+    /// let ttl = url.take("ttl").unwrap_or("10s".into());
+    /// assert!(url.finish().is_err(), "a default in place of what was meant would go unnoticed");
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn finish(self) -> Result<()> {
         let Some((key, _)) = self.params.first() else { return Ok(()) };
         let expected = if self.known.contains(&key.as_str()) {
@@ -137,6 +205,17 @@ impl BackendUrl {
 ///
 /// # Errors
 /// [`Error::InvalidConfig`] naming `setting` and the value.
+///
+/// # Examples
+/// ```
+/// # use std::time::Duration;
+/// use lock_core::url::parse_duration;
+///
+/// assert_eq!(parse_duration("ttl", "1m 30s")?, Duration::from_secs(90));
+/// let error = parse_duration("ttl", "15").unwrap_err();
+/// assert!(error.to_string().starts_with(r#"ttl is "15", expected a duration with a unit"#));
+/// # Ok::<(), lock_core::Error>(())
+/// ```
 pub fn parse_duration(setting: &str, value: &str) -> Result<Duration> {
     humantime::parse_duration(value).map_err(|_| Error::InvalidConfig {
         setting: setting.to_owned(),

@@ -7,6 +7,19 @@ use std::time::Duration;
 use crate::signal::Signal;
 
 /// A request of the [session contract](crate::backend::Session).
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let store = lock_core::memory::Memory::new();
+/// # let client = lock_core::Client::connect(store.clone()).await?;
+/// use lock_core::memory::{Fault, Op};
+///
+/// store.link().plan(Op::Close, Fault::DropRequest);
+/// client.close().await;
+/// assert_eq!(store.session_count(), 1, "until the end of its ttl");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Opening a session.
@@ -42,6 +55,19 @@ pub enum Op {
 }
 
 /// What happens to one request.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let store = lock_core::memory::Memory::new();
+/// # let client = lock_core::Client::connect(store.clone()).await?;
+/// use lock_core::memory::{Fault, Op};
+///
+/// store.link().plan(Op::Enqueue, Fault::DropReply); // is there an entry, or is there none?
+/// client.mutex("ledger")?.lock().await?;
+/// assert_eq!(client.metrics().ambiguous, 1, "asked, and settled");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It never reaches the store.
@@ -62,6 +88,23 @@ pub enum Fault {
 }
 
 /// The way between one client and the store. Clones are the same link.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+/// # let store = lock_core::memory::Memory::new();
+/// # let clock = lock_core::clock::TokioClock::new();
+/// # let client = lock_core::Client::builder(store.clone()).clock(clock);
+/// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+/// let guard = client.mutex("ledger")?.lock().await?;
+/// let link = store.link().clone();
+/// link.hold(); // the network is gone …
+/// tokio::time::sleep(client.ttl().await? / 2).await;
+/// link.resume(); // … and comes back in time
+/// tokio::time::sleep(client.ttl().await?).await;
+/// guard.check()?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Link {
     shared: Arc<Shared>,
@@ -90,32 +133,124 @@ impl Default for Link {
 
 impl Link {
     /// Lets `fault` happen to the next `op` that has none planned yet.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let store = lock_core::memory::Memory::new();
+    /// # let client = lock_core::Client::connect(store.clone()).await?;
+    /// use lock_core::{Error, memory::{Fault, Op}};
+    ///
+    /// store.link().plan(Op::Enqueue, Fault::Refuse);
+    /// let mutex = client.mutex("ledger")?;
+    /// assert!(matches!(mutex.lock().await, Err(Error::Refused { .. })));
+    /// assert!(mutex.lock().await.is_ok(), "only the next one");
+    /// # Ok(()) }
+    /// ```
     pub fn plan(&self, op: Op, fault: Fault) {
         self.plan_mut().faults.push_back((op, fault));
     }
 
     /// Forgets the faults planned, and delivers what was held.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let store = lock_core::memory::Memory::new();
+    /// # let client = lock_core::Client::connect(store.clone()).await?;
+    /// use lock_core::memory::{Fault, Op};
+    ///
+    /// store.link().plan(Op::Enqueue, Fault::Refuse);
+    /// store.link().hold();
+    /// store.link().heal();
+    /// client.mutex("ledger")?.lock().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn heal(&self) {
         self.plan_mut().faults.clear();
         self.resume();
     }
 
     /// Every request and every reply takes this long from now on. Default: nothing.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let store = lock_core::memory::Memory::new();
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(store.clone()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// # use std::time::Duration;
+    /// let since = tokio::time::Instant::now();
+    /// store.link().set_latency(Duration::from_millis(50));
+    /// client.mutex("ledger")?.lock().await?;
+    /// assert_eq!(since.elapsed(), Duration::from_millis(100), "one round trip");
+    /// # Ok(()) }
+    /// ```
     pub fn set_latency(&self, each_way: Duration) {
         self.plan_mut().latency = each_way;
     }
 
     /// From now on nothing arrives, in either direction, and nothing fails: requests, replies and events are kept.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let store = lock_core::memory::Memory::new();
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(store.clone()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// use lock_core::State;
+    ///
+    /// let guard = client.mutex("ledger")?.lock().await?;
+    /// store.link().hold();
+    /// assert_eq!(guard.watch().changed().await, State::Suspect); // not told that anything failed
+    /// store.link().resume();
+    /// assert_eq!(guard.watch().changed().await, State::Held);
+    /// # Ok(()) }
+    /// ```
     pub fn hold(&self) {
         self.shared.held.set_if(|held| !std::mem::replace(held, true));
     }
 
     /// Delivers what was held.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> lock_core::Result<()> {
+    /// # let store = lock_core::memory::Memory::new();
+    /// # let clock = lock_core::clock::TokioClock::new();
+    /// # let client = lock_core::Client::builder(store.clone()).clock(clock);
+    /// # let client = client.runtime(tokio::runtime::Handle::current()).connect().await?;
+    /// # use std::time::Duration;
+    /// let mutex = client.mutex("ledger")?;
+    /// store.link().hold();
+    /// let waiting = tokio::spawn(async move { mutex.lock().await });
+    /// tokio::time::sleep(Duration::from_secs(1)).await;
+    /// assert!(store.entries(&lock_core::Name::new("ledger")?).is_empty());
+    /// store.link().resume();
+    /// waiting.await.expect("no panic")?; // its request was kept
+    /// # Ok(()) }
+    /// ```
     pub fn resume(&self) {
         self.shared.held.set_if(std::mem::take);
     }
 
     /// Breaks the connection once: every watch ends without telling.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let store = lock_core::memory::Memory::new();
+    /// # let client = lock_core::Client::connect(store.clone()).await?;
+    /// let mutex = client.mutex("ledger")?;
+    /// let (guard, mut waiting) = (mutex.lock().await?, mutex.lock());
+    /// waiting.position().await?;
+    /// store.link().cut();
+    /// guard.release().await;
+    /// waiting.await?.check()?; // it looked again
+    /// # Ok(()) }
+    /// ```
     pub fn cut(&self) {
         self.shared.cuts.set_if(|()| true);
     }
