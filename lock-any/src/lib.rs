@@ -38,6 +38,19 @@ const EXPECTED: &str =
     "memory, file:///directory, etcd://host:2379 (etcds:// for TLS) or zk://host:2181 (zks:// for TLS)";
 
 /// A store of a kind that is known when the program runs. Clones share it.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// use lock_any::{Settings, Store};
+/// use lock_core::Client;
+///
+/// let store = Store::new("memory", &Settings::default())?;
+/// let (here, there) = (Client::connect(store.clone()).await?, Client::connect(store).await?);
+/// let guard = here.mutex("nightly-backup")?.lock().await?;
+/// assert!(there.mutex("nightly-backup")?.try_lock().await?.is_none());
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Store {
     backend: Arc<dyn Backend>,
@@ -48,6 +61,15 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] for what cannot be used, was given twice, or was not built in.
+    ///
+    /// # Examples
+    /// ```
+    /// use lock_any::{Settings, Store};
+    ///
+    /// assert!(Store::new("memory", &Settings::default()).is_ok());
+    /// let error = Store::new("redis://app:secret@h", &Settings::default()).unwrap_err().to_string();
+    /// assert!(error.contains("etcd://host:2379") && !error.contains("secret"));
+    /// ```
     pub fn new(url: &str, settings: &Settings) -> Result<Self> {
         let Some((scheme, _)) = url.split_once("://") else {
             return match url {
@@ -100,6 +122,11 @@ impl Backend for Store {
 }
 
 /// `url` without user, password and parameters, for people to read.
+///
+/// # Examples
+/// ```
+/// assert_eq!(lock_any::shown("etcd://app:secret@h1,h2/locks?ttl=5s"), "etcd://h1,h2/locks");
+/// ```
 pub fn shown(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let rest = rest.split_once('?').map_or(rest, |(rest, _)| rest);

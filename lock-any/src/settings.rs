@@ -11,6 +11,20 @@ use crate::invalid;
 
 /// Settings that a program takes from somewhere else than the URL, so that they need not be put together: secrets above all.
 /// What is `None` is left to the URL, or to the backend. `Debug` hides the password.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// use std::time::Duration;
+/// use lock_any::{Settings, Store};
+/// use lock_core::Client;
+///
+/// let ttl = Duration::from_secs(30); // from a command line, a file, …
+/// let settings = Settings { ttl: Some(ttl), ..Settings::default() };
+/// let client = Client::connect(Store::new("memory", &settings)?).await?;
+/// assert_eq!(client.ttl().await?, ttl);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// How long the store keeps the locks of a client that shows no sign of life.
