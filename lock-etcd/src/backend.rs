@@ -18,6 +18,17 @@ use crate::keys::session_key;
 use crate::session::EtcdSession;
 
 /// etcd as a backend of [`lock_core::Client`].
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// use lock_core::{Client, Error};
+/// use lock_etcd::Etcd;
+///
+/// let etcd = Etcd::from_url("etcd://127.0.0.1:1?connect_timeout=200ms")?; // where no etcd is
+/// assert!(matches!(Client::connect(etcd).await, Err(Error::Unreachable { .. })));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Etcd {
     config: Config,
@@ -28,6 +39,19 @@ impl Etcd {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the setting.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::time::Duration;
+    /// use lock_etcd::{Config, Etcd};
+    ///
+    /// let mut config = Config::new(["10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.3:2379"]);
+    /// config.ttl = Duration::from_secs(20);
+    /// Etcd::new(config.clone())?;
+    /// config.ttl = Duration::from_secs(1);
+    /// assert!(Etcd::new(config).unwrap_err().to_string().starts_with(r#"ttl is "1s", expected 2s to 1h"#));
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn new(config: Config) -> Result<Self> {
         config.dialer()?;
         Ok(Self { config })
@@ -37,6 +61,15 @@ impl Etcd {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the part of the URL.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_etcd::Etcd;
+    /// Etcd::from_url("etcd://10.0.0.1,10.0.0.2,10.0.0.3/locks?ttl=20s")?;
+    /// let error = Etcd::from_url("etcds://10.0.0.1?ca=/no/such/file.pem").unwrap_err();
+    /// assert!(error.to_string().contains("/no/such/file.pem"), "told now, not by the first lock");
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn from_url(url: &str) -> Result<Self> {
         Self::new(Config::from_url(url)?)
     }

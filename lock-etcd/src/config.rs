@@ -11,6 +11,18 @@ use lock_core::{Error, Result};
 const DEFAULT_PORT: u16 = 2379;
 
 /// Where etcd is, and how to talk to it. `Debug` hides the password.
+///
+/// # Examples
+/// ```
+/// use lock_etcd::{Config, Etcd};
+///
+/// let mut config = Config::new(["10.0.0.1:2379"]);
+/// config.namespace = "locks".into();
+/// config.login = Some(("app".into(), "s3cret".into()));
+/// assert!(!format!("{config:?}").contains("s3cret"));
+/// let etcd = Etcd::new(config)?;
+/// # Ok::<(), lock_core::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
@@ -33,6 +45,17 @@ pub struct Config {
 }
 
 /// How to talk TLS. The files are read again for each session, so that renewed certificates are used.
+///
+/// # Examples
+/// ```
+/// use lock_etcd::{Config, Etcd, Tls};
+///
+/// let mut tls = Tls::default();
+/// tls.ca = Some("/etc/etcd/no-such-ca.pem".into());
+/// let mut config = Config::new(["10.0.0.1:2379"]);
+/// config.tls = Some(tls);
+/// assert!(Etcd::new(config).unwrap_err().to_string().contains("no-such-ca.pem"));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tls {
@@ -59,6 +82,14 @@ impl fmt::Debug for Config {
 
 impl Config {
     /// The default settings for these members, each as `host:port`.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::time::Duration;
+    /// let config = lock_etcd::Config::new(["10.0.0.1:2379"]);
+    /// assert_eq!((config.ttl, config.connect_timeout), (Duration::from_secs(15), Duration::from_secs(5)));
+    /// assert!(config.namespace.is_empty() && config.login.is_none() && config.tls.is_none());
+    /// ```
     pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),

@@ -61,6 +61,17 @@ enum Change {
 }
 
 /// Why guarded writes were not made, or may not have been.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// use lock_etcd::{Guarded, GuardedError};
+///
+/// let guard = client.mutex("nightly-backup")?.lock().await?; // of a client that is not etcd's
+/// assert!(matches!(Guarded::new(&guard), Err(GuardedError::OtherBackend { .. })));
+/// # Ok(()) }
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum GuardedError {
@@ -87,6 +98,14 @@ pub enum GuardedError {
 }
 
 /// Which condition of a write did not hold.
+///
+/// # Examples
+/// ```
+/// use lock_etcd::{Conflict, GuardedError};
+///
+/// let error = GuardedError::Conflict { key: "backup/last".into(), conflict: Conflict::BadVersion };
+/// assert_eq!(error.to_string(), "nothing was written: another version at backup/last");
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conflict {
@@ -113,6 +132,15 @@ impl<'a> Guarded<'a> {
     ///
     /// # Errors
     /// [`GuardedError::OtherBackend`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(client: lock_core::Client) -> Result<(), lock_etcd::GuardedError> {
+    /// # use lock_etcd::Guarded;
+    /// let permit = client.semaphore("exports", 3)?.acquire(1).await?;
+    /// Guarded::new(&permit)?.put("exports/17", "running").commit().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn new(guard: &'a Guard) -> Result<Self, GuardedError> {
         match (&**guard.session() as &dyn Any).downcast_ref() {
             Some(session) => {
@@ -124,6 +152,15 @@ impl<'a> Guarded<'a> {
     }
 
     /// The key that exists, with the [token](Guard::token) as its create revision, as long as the lock is held.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(guard: lock_core::Guard) -> Result<(), lock_etcd::GuardedError> {
+    /// # use lock_etcd::Guarded;
+    /// let guarded = Guarded::new(&guard)?;
+    /// println!("etcdctl get {} # as long as the lock is held", guarded.entry_key());
+    /// # Ok(()) }
+    /// ```
     pub fn entry_key(&self) -> &'a str {
         &self.guard.entry().key
     }
@@ -146,26 +183,69 @@ impl<'a> Guarded<'a> {
     }
 
     /// Writes a key, whatever is there. It gets no lease, also if it had one.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(guard: lock_core::Guard) -> Result<(), lock_etcd::GuardedError> {
+    /// # use lock_etcd::Guarded;
+    /// Guarded::new(&guard)?.put("backup/last", "2026-01-31").put("backup/by", "db1").commit().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn put(self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
         self.with(key, Change::Put(value.into()), None)
     }
 
     /// As [`put`](Self::put), if the key's mod revision is still `version`; 0 for a key that does not exist.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(guard: lock_core::Guard) -> Result<(), lock_etcd::GuardedError> {
+    /// # use lock_etcd::Guarded;
+    /// let read = 17; // the mod revision of what the new value was made from
+    /// Guarded::new(&guard)?.put_if("backup/plan", "the next plan", read).commit().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn put_if(self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>, version: i64) -> Self {
         self.with(key, Change::Put(value.into()), Some(version))
     }
 
     /// Writes a key that ends with the session of the lock's client. Releasing the lock does not remove it.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(guard: lock_core::Guard) -> Result<(), lock_etcd::GuardedError> {
+    /// # use lock_etcd::Guarded;
+    /// // For everybody to see, as long as this process lives.
+    /// Guarded::new(&guard)?.put_ephemeral("backup/running", "db1").commit().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn put_ephemeral(self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
         self.with(key, Change::PutEphemeral(value.into()), None)
     }
 
     /// Deletes a key, if it is there.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(guard: lock_core::Guard) -> Result<(), lock_etcd::GuardedError> {
+    /// # use lock_etcd::Guarded;
+    /// Guarded::new(&guard)?.delete("backup/running").put("backup/last", "2026-01-31").commit().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn delete(self, key: impl Into<Vec<u8>>) -> Self {
         self.with(key, Change::Delete, None)
     }
 
     /// Deletes a key, if its mod revision is still `version`.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(guard: lock_core::Guard) -> Result<(), lock_etcd::GuardedError> {
+    /// # use lock_etcd::Guarded;
+    /// let read = 17; // the mod revision of the request that was done
+    /// Guarded::new(&guard)?.delete_if("backup/request", read).commit().await?; // and not of a newer one
+    /// # Ok(()) }
+    /// ```
     pub fn delete_if(self, key: impl Into<Vec<u8>>, version: i64) -> Self {
         self.with(key, Change::Delete, Some(version))
     }
@@ -192,6 +272,21 @@ impl<'a> Guarded<'a> {
     ///
     /// # Cancel safety
     /// Dropping the future is like an answer that is lost.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(guard: lock_core::Guard) -> Result<(), lock_etcd::GuardedError> {
+    /// # use lock_etcd::Guarded;
+    /// # use lock_core::Error;
+    /// # use lock_etcd::GuardedError;
+    /// match Guarded::new(&guard)?.put_if("backup/done/2026-01-31", "", 0).commit().await {
+    ///     Ok(()) => println!("done, by this one"),
+    ///     Err(GuardedError::Conflict { key, .. }) => println!("{key} is there: it had been done"),
+    ///     Err(GuardedError::Lock(Error::Unavailable { .. })) => println!("done or not: commit the same again"),
+    ///     Err(error) => return Err(error), // not done
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn commit(&self) -> Result<(), GuardedError> {
         self.guard.check()?;
         let answer = self.session.bounded(COMMIT, async { Ok(self.send().await) }).await;
