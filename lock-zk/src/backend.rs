@@ -24,6 +24,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 const ADDRESSES: usize = 9;
 
 /// A ZooKeeper ensemble: the backend to give to `lock_core::Client::connect`.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// use lock_core::{Client, Error};
+/// use lock_zk::ZooKeeper;
+///
+/// let ensemble = ZooKeeper::from_url("zk://127.0.0.1:1?connect_timeout=200ms")?; // where no ZooKeeper is
+/// assert!(matches!(Client::connect(ensemble).await, Err(Error::Unreachable { .. })));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ZooKeeper {
     config: Config,
@@ -35,6 +46,19 @@ impl ZooKeeper {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the setting, its value and what is expected; also for a PEM file that cannot be read.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use lock_zk::{Config, ZooKeeper};
+    ///
+    /// let mut config = Config::new(["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+    /// config.timeout = Duration::from_secs(15);
+    /// ZooKeeper::new(config.clone())?;
+    /// config.chroot = "locks".into();
+    /// assert!(ZooKeeper::new(config).unwrap_err().to_string().starts_with(r#"chroot is "locks""#));
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn new(config: Config) -> Result<Self> {
         config.validate()?;
         if let Some(tls) = &config.tls {
@@ -48,6 +72,15 @@ impl ZooKeeper {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the part that is wrong; never showing a password.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_zk::ZooKeeper;
+    /// ZooKeeper::from_url("zk://10.0.0.1,10.0.0.2,10.0.0.3/team/locks?timeout=15s")?;
+    /// let error = ZooKeeper::from_url("zks://10.0.0.1?ca=/no/such/file.pem").unwrap_err();
+    /// assert!(error.to_string().contains("/no/such/file.pem"), "told now, not by the first lock");
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn from_url(url: &str) -> Result<Self> {
         Self::new(Config::from_url(url)?)
     }

@@ -18,6 +18,19 @@ const MIN_CONNECT_TIMEOUT: Duration = Duration::from_millis(10);
 const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Settings of a [`ZooKeeper`](crate::ZooKeeper) backend. `Debug` hides the password.
+///
+/// # Examples
+/// ```
+/// use lock_zk::{Access, Config, Credentials, ZooKeeper};
+///
+/// let mut config = Config::new(["10.0.0.1:2181"]);
+/// config.chroot = "/team/locks".into();
+/// config.credentials = Some(Credentials::digest("app", "s3cret"));
+/// config.acl = Access::Creator;
+/// assert!(!format!("{config:?}").contains("s3cret"));
+/// let ensemble = ZooKeeper::new(config)?;
+/// # Ok::<(), lock_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
@@ -31,17 +44,27 @@ pub struct Config {
     /// costs the lock. Validity is proven on the assumption that it is at least two ticks, so do not set a server's
     /// `minSessionTimeout` below that.
     pub timeout: Duration,
-    /// Bounds the opening of a session over all servers; 5 s by default, 10 ms to 10 min. Each server gets an equal part.
+    /// Bounds the opening of a session over all servers; 5 s by default, 10 ms to 10 min. Too short, and an ensemble that elects
+    /// its leader is taken for a dead one; too long, and a wrong address is told late.
     pub connect_timeout: Duration,
     /// TLS; off by default.
     pub tls: Option<Tls>,
     /// Who the client is; nobody by default.
     pub credentials: Option<Credentials>,
-    /// Who may do what with the nodes that this client creates.
+    /// Who may do what with the nodes that this client creates; anybody anything by default.
     pub acl: Access,
 }
 
 /// TLS settings. The files are read again for each session, so that renewed certificates are used.
+///
+/// # Examples
+/// ```
+/// use lock_zk::{Config, Tls, ZooKeeper};
+///
+/// let mut config = Config::new(["10.0.0.1:2281"]);
+/// config.tls = Some(Tls::new("/etc/zookeeper/no-such-ca.pem"));
+/// assert!(ZooKeeper::new(config).unwrap_err().to_string().contains("no-such-ca.pem"));
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Tls {
@@ -53,11 +76,24 @@ pub struct Tls {
 
 impl Tls {
     /// TLS that trusts the authorities in a PEM file.
+    ///
+    /// # Examples
+    /// ```
+    /// let tls = lock_zk::Tls::new("/etc/zookeeper/ca.pem");
+    /// assert!(tls.identity.is_none(), "the servers are checked, this client is not");
+    /// ```
     pub fn new(ca: impl Into<PathBuf>) -> Self {
         Self { ca: ca.into(), identity: None }
     }
 
     /// Shows servers this client's certificate.
+    ///
+    /// # Examples
+    /// ```
+    /// let tls = lock_zk::Tls::new("/etc/zookeeper/ca.pem").with_identity("/etc/app/cert.pem", "/etc/app/key.pem");
+    /// let (cert, key) = tls.identity.expect("given");
+    /// assert!(cert.ends_with("cert.pem") && key.ends_with("key.pem"));
+    /// ```
     #[must_use]
     pub fn with_identity(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.identity = Some((cert.into(), key.into()));
@@ -66,6 +102,16 @@ impl Tls {
 }
 
 /// A user and a password. `Debug` hides the password.
+///
+/// # Examples
+/// ```
+/// use lock_zk::{Config, Credentials};
+///
+/// let config = Config::from_url("zk://app:s%40cret@10.0.0.1?auth=sasl")?;
+/// assert_eq!(config.credentials, Some(Credentials::sasl("app", "s@cret")));
+/// assert!(!format!("{config:?}").contains("s@cret"));
+/// # Ok::<(), lock_core::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credentials {
@@ -84,6 +130,16 @@ impl fmt::Debug for Credentials {
 }
 
 /// How a client tells who it is.
+///
+/// # Examples
+/// ```
+/// use lock_zk::{Config, Scheme};
+///
+/// let scheme = |url| Config::from_url(url).map(|config| config.credentials.map(|who| who.scheme));
+/// assert_eq!(scheme("zk://app:secret@10.0.0.1")?, Some(Scheme::Digest));
+/// assert_eq!(scheme("zk://app:secret@10.0.0.1?auth=sasl")?, Some(Scheme::Sasl));
+/// # Ok::<(), lock_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Scheme {
@@ -95,6 +151,16 @@ pub enum Scheme {
 }
 
 /// Who may do what with the nodes that a client creates.
+///
+/// # Examples
+/// ```
+/// use lock_zk::{Access, Config};
+///
+/// assert_eq!(Config::from_url("zk://10.0.0.1")?.acl, Access::Open);
+/// assert_eq!(Config::from_url("zk://app:secret@10.0.0.1?acl=creator")?.acl, Access::Creator);
+/// assert!(Config::from_url("zk://10.0.0.1?acl=creator").is_err(), "who is the creator?");
+/// # Ok::<(), lock_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
@@ -107,6 +173,14 @@ pub enum Access {
 
 impl Config {
     /// The defaults for these servers, each `host` or `host:port`.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::time::Duration;
+    /// let config = lock_zk::Config::new(["10.0.0.1"]);
+    /// assert_eq!((config.timeout, config.connect_timeout), (Duration::from_secs(10), Duration::from_secs(5)));
+    /// assert_eq!(config.chroot, "/locks");
+    /// ```
     pub fn new(hosts: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             hosts: hosts.into_iter().map(Into::into).collect(),
@@ -126,6 +200,15 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the part that is wrong; never showing a password.
+    ///
+    /// # Examples
+    /// ```
+    /// let config = lock_zk::Config::from_url("zk://10.0.0.1,10.0.0.2:2182/team/locks?timeout=15s")?;
+    /// assert_eq!(config.hosts, ["10.0.0.1:2181", "10.0.0.2:2182"]);
+    /// assert_eq!(config.chroot, "/team/locks");
+    /// assert!(lock_zk::Config::from_url("zk://10.0.0.1?tiemout=15s").is_err());
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn from_url(url: &str) -> Result<Self> {
         let mut url = BackendUrl::parse(url, &["zk", "zks"], DEFAULT_PORT)?;
         let mut config = Self::new(std::mem::take(&mut url.hosts));
@@ -239,11 +322,29 @@ fn credentials(url: &mut BackendUrl) -> Result<Option<Credentials>> {
 
 impl Credentials {
     /// Credentials for ZooKeeper's `digest`.
+    ///
+    /// # Examples
+    /// ```
+    /// use lock_zk::{Access, Config, Credentials, ZooKeeper};
+    ///
+    /// let mut config = Config::new(["10.0.0.1"]);
+    /// config.credentials = Some(Credentials::digest("app", "secret"));
+    /// config.acl = Access::Creator; // without it, digest keeps nobody out
+    /// ZooKeeper::new(config)?;
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn digest(user: impl Into<String>, password: impl Into<String>) -> Self {
         Self { user: user.into(), password: password.into(), scheme: Scheme::Digest }
     }
 
     /// Credentials for SASL DIGEST-MD5.
+    ///
+    /// # Examples
+    /// ```
+    /// use lock_zk::{Credentials, Scheme};
+    ///
+    /// assert_eq!(Credentials::sasl("app", "secret").scheme, Scheme::Sasl);
+    /// ```
     pub fn sasl(user: impl Into<String>, password: impl Into<String>) -> Self {
         Self { user: user.into(), password: password.into(), scheme: Scheme::Sasl }
     }

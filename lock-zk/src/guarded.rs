@@ -56,6 +56,17 @@ enum Change {
 }
 
 /// Why guarded writes were not made, or may not have been.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// use lock_zk::{Guarded, GuardedError};
+///
+/// let guard = client.mutex("nightly-backup")?.lock().await?; // of a client that is not ZooKeeper's
+/// assert!(matches!(Guarded::new(&guard), Err(GuardedError::OtherBackend { .. })));
+/// # Ok(()) }
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum GuardedError {
@@ -82,6 +93,14 @@ pub enum GuardedError {
 }
 
 /// Which condition of a write did not hold.
+///
+/// # Examples
+/// ```
+/// use lock_zk::{Conflict, GuardedError};
+///
+/// let error = GuardedError::Conflict { path: "/backup/next".into(), conflict: Conflict::NotEmpty };
+/// assert_eq!(error.to_string(), "nothing was written: the node has children at /backup/next");
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conflict {
@@ -111,6 +130,15 @@ impl<'a> Guarded<'a> {
     ///
     /// # Errors
     /// [`GuardedError::OtherBackend`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(client: lock_core::Client) -> Result<(), lock_zk::GuardedError> {
+    /// # use lock_zk::Guarded;
+    /// let permit = client.semaphore("exports", 3)?.acquire(1).await?;
+    /// Guarded::new(&permit)?.set_data("/exports/17", "running", None).commit().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn new(guard: &'a Guard) -> Result<Self, GuardedError> {
         match (&**guard.session() as &dyn Any).downcast_ref() {
             Some(session) => Ok(Self { guard, session, writes: Vec::new() }),
@@ -119,26 +147,71 @@ impl<'a> Guarded<'a> {
     }
 
     /// The node that exists as long as the lock is held.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(guard: lock_core::Guard) -> Result<(), lock_zk::GuardedError> {
+    /// # use lock_zk::Guarded;
+    /// let guarded = Guarded::new(&guard)?;
+    /// println!("zkCli.sh stat {} # as long as the lock is held", guarded.entry_path());
+    /// # Ok(()) }
+    /// ```
     pub fn entry_path(&self) -> &'a str {
         &self.guard.entry().key
     }
 
     /// Replaces the data of a node, if its version is still `version`; `None` for any.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(guard: lock_core::Guard) -> Result<(), lock_zk::GuardedError> {
+    /// # use lock_zk::Guarded;
+    /// let read = 3; // the version of what the new data was made from
+    /// Guarded::new(&guard)?.set_data("/backup/plan", "the next plan", Some(read)).commit().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn set_data(self, path: impl Into<String>, data: impl Into<Vec<u8>>, version: Option<i32>) -> Self {
         self.with(path, Change::Set { data: data.into(), version })
     }
 
     /// Creates a persistent node, whose parent must exist.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(guard: lock_core::Guard) -> Result<(), lock_zk::GuardedError> {
+    /// # use lock_zk::Guarded;
+    /// // A parent and its child in one step.
+    /// Guarded::new(&guard)?.create("/backup", "").create("/backup/last", "2026-01-31").commit().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn create(self, path: impl Into<String>, data: impl Into<Vec<u8>>) -> Self {
         self.with(path, Change::Create { data: data.into(), mode: CreateMode::Persistent })
     }
 
     /// Creates a node that ends with the session of the lock's client. Releasing the lock does not remove it.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(guard: lock_core::Guard) -> Result<(), lock_zk::GuardedError> {
+    /// # use lock_zk::Guarded;
+    /// // For everybody to see, as long as this process lives.
+    /// Guarded::new(&guard)?.create_ephemeral("/backup/running", "db1").commit().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn create_ephemeral(self, path: impl Into<String>, data: impl Into<Vec<u8>>) -> Self {
         self.with(path, Change::Create { data: data.into(), mode: CreateMode::Ephemeral })
     }
 
     /// Deletes a node, if the version of its data is still `version`; `None` for any.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(guard: lock_core::Guard) -> Result<(), lock_zk::GuardedError> {
+    /// # use lock_zk::Guarded;
+    /// let read = 3; // the version of the request that was done
+    /// Guarded::new(&guard)?.delete("/backup/request", Some(read)).commit().await?; // and not of a newer one
+    /// # Ok(()) }
+    /// ```
     pub fn delete(self, path: impl Into<String>, version: Option<i32>) -> Self {
         self.with(path, Change::Delete { version })
     }
@@ -164,6 +237,21 @@ impl<'a> Guarded<'a> {
     ///
     /// # Cancel safety
     /// Dropping the future is like an answer that is lost.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(guard: lock_core::Guard) -> Result<(), lock_zk::GuardedError> {
+    /// # use lock_zk::Guarded;
+    /// # use lock_core::Error;
+    /// # use lock_zk::GuardedError;
+    /// match Guarded::new(&guard)?.create("/backup/done/2026-01-31", "").commit().await {
+    ///     Ok(()) => println!("done, by this one"),
+    ///     Err(GuardedError::Conflict { path, conflict }) => println!("{path}: {conflict}"), // done before?
+    ///     Err(GuardedError::Lock(Error::Unavailable { .. })) => println!("done or not: commit the same again"),
+    ///     Err(error) => return Err(error), // not done
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn commit(&self) -> Result<(), GuardedError> {
         self.guard.check()?;
         let answer = self.session.bounded(COMMIT, |client| async move { Ok(self.send(&client).await) }).await;
