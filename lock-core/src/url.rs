@@ -126,6 +126,16 @@ impl BackendUrl {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the part that is wrong.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_core::url::BackendUrl;
+    /// let mut url = BackendUrl::parse_local("file:///var/lib/my%20app/locks?ttl=15s", "file")?;
+    /// assert_eq!((url.path.as_str(), url.hosts.len()), ("var/lib/my app/locks", 0));
+    /// assert_eq!(url.take("ttl").as_deref(), Some("15s"));
+    /// assert!(BackendUrl::parse_local("file://var/lib", "file").is_err(), "two slashes: var would be a host");
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn parse_local(url: &str, scheme: &str) -> Result<Self> {
         let invalid = |expected: String| Error::InvalidConfig {
             setting: "backend URL".into(),
