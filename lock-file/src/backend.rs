@@ -31,6 +31,20 @@ const SHARING: Duration = Duration::from_millis(200);
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
 
 /// A directory of this host: the backend to give to `lock_core::Client::connect`.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+/// use lock_core::Client;
+/// use lock_file::{Config, Files};
+///
+/// let directory = tempfile::tempdir().expect("a directory");
+/// let files = || Files::new(Config::new(directory.path().join("locks"))); // in any process of this host
+/// let (here, there) = (Client::connect(files()?).await?, Client::connect(files()?).await?);
+/// let guard = here.mutex("nightly-backup")?.lock().await?;
+/// assert!(there.mutex("nightly-backup")?.try_lock().await?.is_none());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Files {
     ttl: Duration,
@@ -42,6 +56,19 @@ impl Files {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the setting, its value and what is expected.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::time::Duration;
+    /// use lock_file::{Config, Files};
+    ///
+    /// let mut config = Config::new("/var/lib/app/locks");
+    /// config.ttl = Duration::from_secs(30);
+    /// Files::new(config.clone())?;
+    /// config.ttl = Duration::ZERO;
+    /// assert!(Files::new(config).unwrap_err().to_string().starts_with(r#"ttl is "0ns", expected 100ms"#));
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn new(config: Config) -> Result<Self> {
         let Config { directory, ttl, access } = config.checked()?;
         Ok(Self { ttl, store: Arc::new(Store::new(directory, access)) })
@@ -51,6 +78,14 @@ impl Files {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the part that is wrong.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_file::Files;
+    /// Files::from_url("file:///var/lib/app/locks?ttl=30s&access=group")?;
+    /// assert!(Files::from_url("file:///var/lib/app/locks?tll=30s").is_err());
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn from_url(url: &str) -> Result<Self> {
         Self::new(Config::from_url(url)?)
     }

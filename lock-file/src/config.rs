@@ -10,6 +10,16 @@ const MIN_TTL: Duration = Duration::from_millis(100);
 const MAX_TTL: Duration = Duration::from_secs(3600);
 
 /// Settings of a [`Files`](crate::Files) backend.
+///
+/// # Examples
+/// ```
+/// use lock_file::{Access, Config, Files};
+///
+/// let mut config = Config::new("/var/lib/app/locks");
+/// config.access = Access::Group;
+/// let files = Files::new(config)?;
+/// # Ok::<(), lock_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
@@ -26,6 +36,15 @@ pub struct Config {
 }
 
 /// Who may use the store.
+///
+/// # Examples
+/// ```
+/// use lock_file::{Access, Config};
+///
+/// assert_eq!(Config::from_url("file:///var/lib/app/locks")?.access, Access::Owner);
+/// assert_eq!(Config::from_url("file:///var/lib/app/locks?access=group")?.access, Access::Group);
+/// # Ok::<(), lock_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
@@ -55,6 +74,15 @@ impl Access {
 
 impl Config {
     /// The defaults for this directory. A relative path is taken from the present working directory.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::time::Duration;
+    /// use lock_file::{Access, Config};
+    ///
+    /// let config = Config::new("/var/lib/app/locks");
+    /// assert_eq!((config.ttl, config.access), (Duration::from_secs(10), Access::Owner));
+    /// ```
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into(), ttl: Duration::from_secs(10), access: Access::default() }
     }
@@ -63,6 +91,15 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the part that is wrong.
+    ///
+    /// # Examples
+    /// ```
+    /// # use lock_file::Config;
+    /// let config = Config::from_url("file:///var/lib/my%20app/locks?ttl=1m")?;
+    /// assert_eq!(config.directory.to_str(), Some("/var/lib/my app/locks"));
+    /// assert!(Config::from_url("file:///var/lib/app/locks?ttl=60").is_err(), "60 what?");
+    /// # Ok::<(), lock_core::Error>(())
+    /// ```
     pub fn from_url(url: &str) -> Result<Self> {
         let mut url = BackendUrl::parse_local(url, "file")?;
         let mut config = Self::new(format!("/{}", url.path));
