@@ -50,6 +50,7 @@ pub(crate) async fn run(
         kill_by: None,
         outcome: None,
         stopped: None,
+        had_terminal: false,
         by_user: false,
         resuming: false,
     };
@@ -87,6 +88,8 @@ struct Running<'a> {
     outcome: Option<Outcome>,
     /// Why the command was stopped for the sake of the lock.
     stopped: Option<Stopped>,
+    /// Whether the command had the terminal when it ended.
+    had_terminal: bool,
     /// A signal came by which commands end.
     by_user: bool,
     /// What is reported now comes from before the command was let go on.
@@ -273,14 +276,17 @@ impl Running<'_> {
         self.guarded.order(Order::Resume);
     }
 
-    fn take_terminal_back(&self) {
-        if let (Some(terminal), Some(group)) = (&self.terminal, self.guarded.group) {
+    fn take_terminal_back(&mut self) {
+        if let (Some(terminal), Some(group)) = (&self.terminal, self.guarded.group)
+            && terminal.is_with(group)
+        {
+            self.had_terminal = true;
             terminal.take_back(group);
         }
     }
 
     /// What became of it all.
-    fn ended(&self) -> Ended {
+    fn ended(mut self) -> Ended {
         self.take_terminal_back();
         let exit = match (self.stopped, self.outcome) {
             (None, Some(Outcome::Exited(code))) => Exit::of_command(code),
@@ -291,7 +297,7 @@ impl Running<'_> {
         let by_interrupt = exit == Exit::of_signal(interrupt)
             && self.outcome == Some(Outcome::Signaled(interrupt))
             && self.terminal.as_ref().is_some_and(Terminal::is_ours);
-        if by_interrupt && self.foreground {
+        if by_interrupt && self.had_terminal {
             // Only the command has been told by the terminal, not the rest of the job, such as a script that this is a part of.
             let _ = kill_current_process_group(Signal::INT);
         }

@@ -63,7 +63,10 @@ impl Progress {
             return;
         }
         if self.on_terminal {
-            let columns = tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col.max(20)));
+            // A terminal that does not know its size says 0.
+            let columns =
+                tcgetwinsize(io::stderr()).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
+            let columns = columns.unwrap_or(80);
             let shown: String = format!("lockctl: {line}").chars().take(columns - 1).collect();
             let _ = write!(io::stderr().lock(), "\r\x1b[K{shown}");
         } else {

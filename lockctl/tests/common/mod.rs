@@ -1,0 +1,83 @@
+//! `lockctl` as tests start it.
+
+#![allow(dead_code, unreachable_pub, reason = "no test uses all of it, and it is no library")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+pub mod contest;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Far more than a healthy machine needs, so that only a fault ends a wait.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// `lockctl` with arguments, and nothing of the caller's settings.
+pub fn lockctl(backend: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lockctl"));
+    for variable in ["USER", "PASSWORD", "PASSWORD_FILE", "CA", "CERT", "KEY", "TTL", "CONNECT_TIMEOUT"] {
+        command.env_remove(format!("LOCKCTL_{variable}"));
+    }
+    command.env("LOCKCTL_BACKEND", backend).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs a script under a lock in the memory of one process.
+pub fn run_script(script: &str) -> Output {
+    lockctl("memory").args(["run", "lock", "--", "bash", "-c", script]).output().unwrap()
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Asks again and again until there is an answer.
+pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = probe() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The content of a file, once there is some.
+pub fn wait_for_text(file: &Path) -> String {
+    let text = || fs::read_to_string(file).ok().filter(|text| text.ends_with('\n'));
+    wait_for(&format!("a line in {}", file.display()), text)
+}
+
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    kill_process(pid, signal).unwrap_or_else(|error| panic!("signal {signal:?} to {pid:?}: {error}"));
+}
+
+/// Whether a process runs; one that has ended and only waits to be reaped does not.
+pub fn is_alive(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
+/// The children of a process.
+pub fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let children = tasks.flat_map(|task| {
+        let text = fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default();
+        text.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<u32>>()
+    });
+    children.collect()
+}
+
+/// The warden of a `lockctl` that runs a command.
+pub fn warden(lockctl: u32) -> u32 {
+    wait_for("the warden", || children(lockctl).first().copied())
+}

@@ -1,0 +1,402 @@
+//! The life of a command: what it gets, what it returns, and that nothing of it outlives the lock.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{is_alive, lockctl, run_script, signal, stderr, stdout, wait_for, wait_for_text, warden};
+use rustix::process::Signal;
+
+#[test]
+fn the_exit_code_is_the_commands() {
+    for code in [0, 1, 3, 80, 255] {
+        assert_eq!(run_script(&format!("exit {code}")).status.code(), Some(code));
+    }
+}
+
+#[test]
+fn a_command_that_a_signal_ended_is_told_as_shells_tell_it() {
+    for (name, code) in [("TERM", 143), ("INT", 130), ("HUP", 129), ("KILL", 137), ("SEGV", 139), ("USR1", 138)] {
+        // Without another process in between, so that signals that are blocked would be seen.
+        let output = lockctl("memory").args(["run", "lock", "--", "sh", "-c", &format!("kill -{name} $$")]).output();
+        assert_eq!(output.unwrap().status.code(), Some(code), "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_executed_is_told_as_shells_tell_it() {
+    for (program, code, want) in
+        [("lockctl-no-such-program", 127, "lockctl-no-such-program"), ("/etc/passwd", 126, "denied"), ("/", 126, "/")]
+    {
+        let output = lockctl("memory").args(["run", "lock", "--", program]).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{program}: {output:?}");
+        assert!(stderr(&output).contains(want), "{output:?}");
+    }
+}
+
+#[test]
+fn the_standard_streams_are_the_commands() {
+    let mut child = lockctl("memory")
+        .args(["run", "lock", "--", "bash", "-c", "cat; echo err >&2"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"first\nlast").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((stdout(&output).as_str(), stderr(&output).as_str()), ("first\nlast", "err\n"));
+}
+
+#[test]
+fn arguments_arrive_as_they_are() {
+    let odd = std::ffi::OsStr::from_bytes(b"\xff --try 'x' $HOME\n");
+    let output = lockctl("memory").args(["run", "lock", "--", "printf", "%s|"]).arg(odd).arg("--").output().unwrap();
+    assert_eq!(output.stdout, b"\xff --try 'x' $HOME\n|--|");
+}
+
+#[test]
+fn a_shell_takes_one_text() {
+    let output = lockctl("memory").args(["run", "--shell", "lock", "echo $((6 * 7)) | cat"]).output().unwrap();
+    assert_eq!(stdout(&output), "42\n");
+    let output = lockctl("memory").args(["run", "--shell", "lock", "echo", "42"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+}
+
+#[test]
+fn the_command_knows_its_lock() {
+    let output = lockctl("memory")
+        .args(["run", "my lock", "--", "bash", "-c"])
+        .arg(r#"echo "$LOCK_NAME|$LOCK_TOKEN|$LOCK_KEY|$LOCK_VALID_MS|${ETCD_LOCK_KEY-none}|${LOCK_TERM-none}""#)
+        .env("ETCD_LOCK_KEY", "of an outer lock")
+        .output()
+        .unwrap();
+    let text = stdout(&output);
+    let fields: Vec<&str> = text.trim_end().split('|').collect();
+    assert_eq!((fields[0], fields[4], fields[5]), ("my lock", "none", "none"));
+    assert!(fields[1].parse::<u64>().unwrap() > 0 && !fields[2].is_empty());
+    assert!((1..=60_000).contains(&fields[3].parse::<u64>().unwrap()), "{text}");
+}
+
+#[test]
+fn no_secret_reaches_the_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    fs::write(&file, "geheim2\n").unwrap();
+    let script = r#"
+        tr '\0' '\n' < /proc/$$/environ
+        for pid in $$ $PPID; do tr '\0' ' ' < /proc/$pid/cmdline; tr '\0' '\n' < /proc/$pid/environ; done"#;
+    // Memory takes no user; the password is for another store then.
+    let output = lockctl("memory")
+        .args(["run", "lock", "--", "bash", "-c", script])
+        .env("LOCKCTL_PASSWORD", "geheim1")
+        .env("LOCKCTL_BACKEND", "memory")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(stdout(&output).contains("LOCK_TOKEN=") && !stdout(&output).contains("geheim"), "{output:?}");
+    assert!(!stdout(&output).contains("LOCKCTL_PASSWORD"), "{output:?}");
+}
+
+#[test]
+fn the_command_inherits_the_callers_files_and_no_others() {
+    let script = "for fd in /proc/$$/fd/*; do echo ${fd##*/}; done";
+    let without = std::process::Command::new("bash").args(["-c", script]).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(stdout(&run_script(script)), stdout(&without));
+    // Such as those of a process substitution.
+    let script = format!("exec {} run lock -- cat <(echo one) <(echo two)", env!("CARGO_BIN_EXE_lockctl"));
+    let output =
+        std::process::Command::new("bash").args(["-c", &script]).env("LOCKCTL_BACKEND", "memory").output().unwrap();
+    assert_eq!(stdout(&output), "one\ntwo\n", "{output:?}");
+}
+
+#[test]
+fn the_command_has_the_usual_signals() {
+    let output = run_script("grep -E 'Sig(Blk|Pnd)' /proc/self/status; grep SigIgn /proc/self/status");
+    let before = fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = before.lines().find(|line| line.starts_with("SigIgn")).unwrap();
+    // Rust's programs ignore SIGPIPE, and commands should not.
+    let set = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
+    let text = stdout(&output);
+    assert!(text.contains("SigBlk:\t0000000000000000"), "{text}");
+    // The C library keeps 32 and 33 to itself.
+    let after = text.lines().find(|line| line.starts_with("SigIgn")).unwrap();
+    assert_eq!(set(after) & !(3 << 31), set(ignored) & !(1 << 12) & !(3 << 31), "{text}");
+}
+
+#[test]
+fn signals_are_passed_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ready");
+    for (what, name) in [
+        (Signal::TERM, "TERM"),
+        (Signal::INT, "INT"),
+        (Signal::HUP, "HUP"),
+        (Signal::QUIT, "QUIT"),
+        (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
+        (Signal::ALARM, "ALRM"),
+        (Signal::WINCH, "WINCH"),
+        (Signal::CONT, "CONT"),
+    ] {
+        let script = format!("trap 'exit 7' {name}; echo ready > {}; while :; do sleep 0.01; done", file.display());
+        let child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
+        wait_for_text(&file);
+        signal(child.id(), what);
+        assert_eq!(child.wait_with_output().unwrap().status.code(), Some(7), "{name}");
+        fs::remove_file(&file).unwrap();
+    }
+}
+
+#[test]
+fn a_signal_reaches_the_whole_group_and_a_command_may_ignore_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ready");
+    let script =
+        format!("trap '' TERM; sleep 1000 & echo $! > {}; trap 'exit 5' USR1; wait; wait; exit 4", file.display());
+    let child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
+    let background: u32 = wait_for_text(&file).trim().parse().unwrap();
+    signal(child.id(), Signal::TERM);
+    std::thread::sleep(Duration::from_millis(100));
+    // It was started with SIGTERM ignored.
+    assert!(is_alive(background));
+    signal(child.id(), Signal::USR1);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(5));
+    assert!(!is_alive(background));
+}
+
+#[test]
+fn nothing_of_the_command_outlives_the_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", dir.path().join("locks").display());
+    let file = dir.path().join("pids");
+    // In its group, in a session of its own, in the background of one that ends at once, and with SIGTERM ignored.
+    let script = format!(
+        "exec > /dev/null; sleep 1001 & echo $! >> {file}; setsid sleep 1002 & echo $! >> {file};
+         (setsid bash -c 'echo $$ >> {file}; trap \"\" TERM; while :; do sleep 1003; done' &) ; sleep 0.2; echo end >> {file}",
+        file = file.display()
+    );
+    let begun = Instant::now();
+    let output = lockctl(&url)
+        .args(["run", "--ttl", "6s", "--grace", "300ms", "lock", "--", "bash", "-c", &script])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(begun.elapsed() >= Duration::from_millis(300), "the one that ignores SIGTERM got its grace");
+    let text = fs::read_to_string(&file).unwrap();
+    let pids: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    assert_eq!(pids.len(), 3, "{text}");
+    for pid in pids {
+        assert!(!is_alive(pid), "{pid} is left of {text}");
+    }
+    assert!(stderr(&output).contains("left"), "{output:?}");
+}
+
+#[test]
+fn whoever_was_a_child_before_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pid");
+    let script = format!(
+        "sleep 1000 & echo $! > {}; exec {} run lock -- bash -c 'sleep 1000'",
+        file.display(),
+        env!("CARGO_BIN_EXE_lockctl")
+    );
+    let mut child = std::process::Command::new("bash")
+        .args(["-c", &script])
+        .env("LOCKCTL_BACKEND", "memory")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let other: u32 = wait_for_text(&file).trim().parse().unwrap();
+    let warden = wait_for("the warden", || common::children(child.id()).into_iter().find(|pid| *pid != other));
+    let command = wait_for("the command", || common::children(warden).first().copied());
+    signal(warden, Signal::KILL);
+    assert_eq!(child.wait().unwrap().code(), Some(80));
+    assert!(is_alive(other) && !is_alive(command));
+    signal(other, Signal::KILL);
+}
+
+#[test]
+fn the_command_dies_with_lockctl() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pids");
+    let script =
+        format!("trap '' TERM; setsid sleep 1000 & echo $$ $! > {}; while :; do sleep 0.01; done", file.display());
+    let mut child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
+    let pids: Vec<u32> = wait_for_text(&file).split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    let warden = warden(child.id());
+    signal(child.id(), Signal::KILL);
+    child.wait().unwrap();
+    let killed = Instant::now();
+    wait_for("the end of all", || (!pids.iter().chain([&warden]).any(|pid| is_alive(*pid))).then_some(()));
+    assert!(killed.elapsed() < Duration::from_secs(1), "at once, not after a grace: {:?}", killed.elapsed());
+}
+
+#[test]
+fn the_command_dies_with_the_warden() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pids");
+    let script =
+        format!("trap '' TERM; setsid sleep 1000 & echo $$ $! > {}; while :; do sleep 0.01; done", file.display());
+    let child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
+    let pids: Vec<u32> = wait_for_text(&file).split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    signal(warden(child.id()), Signal::KILL);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(80), "{output:?}");
+    assert!(!pids.iter().any(|pid| is_alive(*pid)), "{output:?}");
+    assert!(stderr(&output).contains("warden"), "{output:?}");
+}
+
+#[test]
+fn signals_to_the_warden_are_for_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ready");
+    let script = format!("echo $$ > {}; sleep 0.3; exit 6", file.display());
+    let child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
+    wait_for_text(&file);
+    for what in [Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1, Signal::PIPE] {
+        signal(warden(child.id()), what);
+    }
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(6));
+}
+
+#[test]
+fn nohup_is_for_the_command_too() {
+    let script = format!(
+        "trap '' HUP; exec {} run lock -- bash -c 'kill -HUP $PPID; kill -HUP $$; echo survived'",
+        env!("CARGO_BIN_EXE_lockctl")
+    );
+    let output =
+        std::process::Command::new("bash").args(["-c", &script]).env("LOCKCTL_BACKEND", "memory").output().unwrap();
+    assert_eq!(stdout(&output), "survived\n", "{output:?}");
+}
+
+#[test]
+fn a_lock_that_is_not_free_is_not_waited_for_longer_than_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", dir.path().join("locks").display());
+    let file = dir.path().join("ready");
+    let script = format!("echo held > {}; exec sleep 1000", file.display());
+    let mut holder = lockctl(&url).args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
+    wait_for_text(&file);
+    let never = dir.path().join("never");
+    for options in [&["--try"][..], &["--timeout", "200ms"]] {
+        let output = lockctl(&url).arg("run").args(options).args(["lock", "--", "touch"]).arg(&never).output().unwrap();
+        assert_eq!(output.status.code(), Some(75), "{output:?}");
+        assert!(stderr(&output).contains("\"lock\""), "{output:?}");
+    }
+    assert!(!never.exists());
+    signal(holder.id(), Signal::TERM);
+    assert_eq!(holder.wait().unwrap().code(), Some(143));
+    let output = lockctl(&url).args(["run", "--try", "lock", "--", "echo", "mine"]).output().unwrap();
+    assert_eq!(stdout(&output), "mine\n", "nobody is left in the queue: {output:?}");
+}
+
+#[test]
+fn a_signal_while_waiting_leaves_the_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", dir.path().join("locks").display());
+    let file = dir.path().join("ready");
+    let script = format!("echo held > {}; exec sleep 1000", file.display());
+    let mut holder = lockctl(&url).args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
+    wait_for_text(&file);
+    for (what, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let waiter = lockctl(&url).args(["run", "lock", "--", "true"]).spawn().unwrap();
+        let waiting = || stdout(&lockctl(&url).args(["queue", "--json", "lock"]).output().unwrap());
+        wait_for("a waiter", || waiting().contains("waiter").then_some(()));
+        signal(waiter.id(), what);
+        let output = waiter.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), output.status.signal()), (Some(code), None), "{output:?}");
+        assert!(!waiting().contains("waiter"), "{}", waiting());
+    }
+    signal(holder.id(), Signal::TERM);
+    holder.wait().unwrap();
+}
+
+#[test]
+fn readers_share_and_permits_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", dir.path().join("locks").display());
+    for (name, one, another) in
+        [("rw", &["--shared"][..], &["--shared"][..]), ("sem", &["--permits", "1/2"], &["--permits", "1/2"])]
+    {
+        let file = dir.path().join(name);
+        let script = format!("echo held > {}; exec sleep 1000", file.display());
+        let mut holder = lockctl(&url).arg("run").args(one).args([name, "--", "bash", "-c", &script]).spawn().unwrap();
+        wait_for_text(&file);
+        let beside = lockctl(&url).args(["run", "--try"]).args(another).args([name, "--", "true"]).output().unwrap();
+        assert_eq!(beside.status.code(), Some(0), "{beside:?}");
+        let alone = if name == "rw" { &["--exclusive"][..] } else { &["--permits", "2/2"] };
+        let alone = lockctl(&url).args(["run", "--try"]).args(alone).args([name, "--", "true"]).output().unwrap();
+        assert_eq!(alone.status.code(), Some(75), "{alone:?}");
+        let mutex = lockctl(&url).args(["run", name, "--", "true"]).output().unwrap();
+        assert_eq!(mutex.status.code(), Some(78), "{mutex:?}");
+        signal(holder.id(), Signal::TERM);
+        holder.wait().unwrap();
+    }
+}
+
+#[test]
+fn whoever_is_asked_to_let_go_asks_the_command_to_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", dir.path().join("locks").display());
+    for (trap, code) in [("trap 'exit 9' TERM", 9), ("trap '' TERM", 137)] {
+        let file = dir.path().join("ready");
+        let script = format!("{trap}; echo held > {}; while :; do sleep 0.01; done", file.display());
+        let holder = lockctl(&url)
+            .args(["run", "--ttl", "6s", "--grace", "300ms", "lock", "--", "bash", "-c", &script])
+            .spawn()
+            .unwrap();
+        wait_for_text(&file);
+        assert!(lockctl(&url).args(["revoke", "lock"]).output().unwrap().status.success());
+        let output = holder.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!(stderr(&output).contains("let go"), "{output:?}");
+        fs::remove_file(&file).unwrap();
+    }
+}
+
+#[test]
+fn a_command_without_terminal_that_stops_itself_goes_on_when_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pid");
+    let script = format!("echo $$ > {}; kill -STOP $$; exit 8", file.display());
+    let child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
+    let pid: u32 = wait_for_text(&file).trim().parse().unwrap();
+    let state = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ");
+    wait_for("the command to stop", || state().then_some(()));
+    // A lockctl that has no part in it goes on.
+    signal(child.id(), Signal::CONT);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(8));
+}
+
+#[test]
+fn what_cannot_be_used_is_refused() {
+    for (args, code, want) in [
+        (&["run"][..], 64, "Usage"),
+        (&["run", "lock"], 64, "COMMAND"),
+        (&["run", "--tyr", "lock", "true"], 64, "--tyr"),
+        (&["run", "--try", "--timeout", "1s", "lock", "true"], 64, "--timeout"),
+        (&["run", "--shared", "--exclusive", "lock", "true"], 64, "--exclusive"),
+        (&["run", "--permits", "3/2", "lock", "true"], 64, "K/N"),
+        (&["run", "--timeout", "5", "lock", "true"], 64, "500ms"),
+        (&["run", "", "true"], 78, "name"),
+        (&["run", "--grace", "1h", "lock", "true"], 78, "--grace"),
+        (&["--backend", "redis://u:geheim@h", "run", "lock", "true"], 78, "redis"),
+        (&["--backend", "", "run", "lock", "true"], 78, "backend"),
+    ] {
+        let output = lockctl("memory").args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+        let text = stderr(&output);
+        assert!(text.contains(want) && !text.contains("geheim"), "{args:?}: {text}");
+    }
+    let name = std::ffi::OsStr::from_bytes(b"\xff");
+    let output = lockctl("memory").arg("run").arg(name).arg("true").output().unwrap();
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+}
