@@ -246,6 +246,8 @@ pub async fn deadline_in_the_moment_of_the_last_arrival_leaves_nobody_alone(worl
                 assert!(patient.is_waiting(), "nobody was let in with the one who withdrew");
                 patient.0.abort();
             }
+            // The store was so slow that it may not even have come.
+            Err(Error::Timeout { doing: "entering the queue", .. }) => patient.0.abort(),
             // It was let in when it withdrew, and has left.
             Err(error) => {
                 assert!(matches!(error, Error::Timeout { .. }), "{error}");
