@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lock_core::Result;
+use lock_core::{Name, Result};
 use tokio::runtime::Handle;
 
 use crate::error::Failed;
@@ -68,9 +68,16 @@ impl Store {
             Ok((store.dead_sessions()?, store.names("")?))
         };
         let (dead, queues) = self.run(SWEEP, LIMIT, found).await?;
+        self.remove_all(dead, queues).await
+    }
+
+    async fn remove_all(self: &Arc<Self>, dead: BTreeSet<String>, queues: Vec<Name>) -> Result<()> {
         for queue in queues {
-            if let Err(error) = self.run(SWEEP, LIMIT, move |store| store.sweep_queue(queue.segment())).await {
-                tracing::debug!(%error, "a queue cannot be swept");
+            match self.run(SWEEP, LIMIT, move |store| store.sweep_queue(queue.segment())).await {
+                // Who died since then has left more than this.
+                Ok(swept) if !swept.is_subset(&dead) => self.sweep.set(),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "a queue cannot be swept"),
             }
         }
         for session in dead {
@@ -98,18 +105,55 @@ impl Transaction<'_> {
         Ok(dead)
     }
 
-    /// Removes the entries of dead sessions from a queue, and its directory if it is empty then.
-    pub(crate) fn sweep_queue(&mut self, queue: &str) -> Result<(), Failed> {
+    /// Removes the entries of dead sessions from a queue, and its directory if it is empty then. Returns whose were removed.
+    pub(crate) fn sweep_queue(&mut self, queue: &str) -> Result<BTreeSet<String>, Failed> {
         let directory = self.path(queue);
+        let mut swept = BTreeSet::new();
         for place in sys::list(&directory)?.iter().filter_map(|name| Place::parse(name)) {
-            if !self.is_alive(&place.session)? {
-                let path = self.path(&place.entry(queue).key);
-                if let Err(failed) = sys::remove(&path) {
-                    tracing::debug!(error = %failed, "an entry of a dead process stays");
+            if self.is_alive(&place.session)? {
+                continue;
+            }
+            match sys::remove(&self.path(&place.entry(queue).key)) {
+                Ok(true) => {
+                    swept.insert(place.session);
                 }
+                Ok(false) => {}
+                Err(failed) => tracing::debug!(error = %failed, "an entry of a dead process stays"),
             }
         }
         sys::remove_directory(&directory);
-        Ok(())
+        Ok(swept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lock_core::backend::Kind;
+
+    use super::*;
+    use crate::store::test::{Directory, transact};
+
+    /// It is dead when the queue is swept and was not when the sweep began.
+    #[tokio::test]
+    async fn who_dies_during_a_sweep_is_swept_away() {
+        let directory = Directory::new();
+        let (store, other) = (directory.store(), directory.store());
+        let own = transact(&store, |store| store.open_session(b"")).unwrap();
+        for queue in ["a", "b"] {
+            let mine = (own.id.as_str(), "0a", Kind::Exclusive);
+            transact(&store, |store| store.enqueue(queue, mine, b"", false)).map(drop).unwrap();
+        }
+        let (dead, queues) = transact(&other, |store| Ok((store.dead_sessions()?, store.names("")?))).unwrap();
+        drop(own);
+        other.remove_all(dead, queues).await.unwrap();
+        assert!(other.sweep.wanted.load(Ordering::SeqCst), "its session is still there");
+        other.sweep_if_wanted();
+        let is_empty = || std::fs::read_dir(directory.path(SESSIONS)).unwrap().next().is_none();
+        let until = std::time::Instant::now() + LIMIT;
+        while !is_empty() && std::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(is_empty());
+        assert!(!other.sweep.wanted.load(Ordering::SeqCst), "there is an end to it");
     }
 }
