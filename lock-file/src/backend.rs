@@ -188,6 +188,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nothing_is_made_where_a_store_cannot_be() {
+        let parent = tempfile::tempdir().unwrap();
+        sys::test::pretend_file_system(0x6969);
+        let error = prepare(&parent.path().join("a/locks"), Access::Owner).unwrap_err();
+        assert!(error.to_string().contains("NFS"), "{error}");
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[test]
     fn a_directory_whose_files_others_could_not_read_is_refused() {
         let wrong = |access, mode, owner, user| wrong_owner(access, (mode, owner), user);
         assert_eq!(wrong(Access::Owner, 0o40700, 1000, 1000), None);

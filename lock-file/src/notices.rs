@@ -174,6 +174,12 @@ impl Notices {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn fail(&self) {
+        self.reader.abort();
+        self.shared.fail();
+    }
+
     /// Rings a bell for these watches no more.
     pub(crate) fn forget(&self, watches: &[i32], bell: &Arc<Bell>) {
         let mut bells = self.shared.bells();
@@ -211,9 +217,7 @@ impl Shared {
                 Ok(()) | Err(Errno::INTR) => {}
                 Err(error) => {
                     tracing::error!(%error, "inotify cannot be read any more, looking at the files instead");
-                    self.broken.store(true, Ordering::SeqCst);
-                    self.deafen();
-                    return;
+                    return self.fail();
                 }
             }
         }
@@ -244,6 +248,12 @@ impl Shared {
                 Kind::Directory => DIRECTORY,
             });
         }
+    }
+
+    /// Tells nothing any more, and all who listen that it does not.
+    fn fail(&self) {
+        self.broken.store(true, Ordering::SeqCst);
+        self.deafen();
     }
 
     fn deafen(&self) {

@@ -221,6 +221,11 @@ mod tests {
         let (kept, closed, removed) = (open(), open(), open());
         assert!(is_alive(&kept) && is_alive(&closed) && is_alive(&removed));
         drop(closed.close());
+        // Other tests start processes, each of which has the file open until it is the program that it is to be.
+        let until = Instant::now() + Duration::from_secs(10);
+        while is_alive(&closed) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         std::fs::remove_file(&removed.path).unwrap();
         std::fs::write(&removed.path, "another").unwrap();
         assert!(is_alive(&kept) && !is_alive(&closed) && !is_alive(&removed));

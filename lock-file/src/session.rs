@@ -152,7 +152,7 @@ impl Session for FileSession {
     }
 
     async fn adopt(&self, request: &Enqueue<'_>) -> Result<Option<Placed>> {
-        // A lost request whose transaction has not begun before this one never begins.
+        // The lost request has ended when this one begins.
         let (queue, id) = (request.queue.segment().to_owned(), request.id.to_owned());
         let found = self.run_alive("settle a lost reply", move |store, own| {
             let place = store.find_by_id(&queue, &own.id, &id)?;

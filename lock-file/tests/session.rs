@@ -375,6 +375,7 @@ async fn what_cannot_be_removed_keeps_nothing_else() {
     let bad = directory.path(&format!("q/00000000000000000000-{}-0a-lock", gone.id()));
     enqueue(&gone, "q", Kind::Exclusive).await;
     fs::create_dir_all(bad.join("file")).expect("it is made");
+    fs::write(directory.path("notes.txt"), "mine").expect("it is written");
     let dead = directory.path("%session/1.3");
     std::os::unix::fs::symlink("/etc/passwd", &dead).expect("it is made");
     let file = directory.path(&format!("%session/{}", gone.id()));

@@ -105,7 +105,8 @@ impl Store {
 
     /// Does work on a thread that may block, within a time limit.
     ///
-    /// A transaction of this work that has not begun when nobody waits for the answer any more never does.
+    /// When nobody waits for the answer any more, it gives up waiting for its transaction. Whatever becomes of it, the next
+    /// request begins when it has ended.
     pub(crate) async fn on_thread<T: Send + 'static>(
         self: &Arc<Self>,
         request: &'static str,
@@ -159,12 +160,7 @@ impl Store {
                 let locked = Locked(&file);
                 // Somebody may have removed it, and then others use another directory of this name.
                 if sys::directory_identity_at(path)? == Some(sys::identity(&file, path)?) {
-                    // Looked at under the lock: whoever settles this request as a lost one comes before it or after it.
-                    let done = if patience.is_over() {
-                        Err(late())
-                    } else {
-                        work(&mut Transaction { store: self, alive: HashMap::new() })
-                    };
+                    let done = work(&mut Transaction { store: self, alive: HashMap::new() });
                     drop(locked);
                     *open = Some(file);
                     return done;
