@@ -156,3 +156,25 @@ async fn check(
     checks::all(store, url, &client, |finding| report.add(as_json, finding)).await?;
     report.add(as_json, clocks::compare(began).await)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bad_finding_gives_the_code() {
+        let bad = |exit| Finding::bad("x", &Failure::new(exit, "said"), None);
+        let exit = |findings| Report { lockctl: "", backend: String::new(), findings }.exit();
+        assert_eq!(exit(vec![Finding::ok("x", ""), Finding::doubtful("x", "", "")]), Exit::OK);
+        let findings =
+            vec![Finding::ok("x", ""), bad(Exit::UNREACHABLE), bad(Exit::ACCESS_DENIED), Finding::ok("x", "")];
+        assert_eq!(exit(findings), Exit::UNREACHABLE);
+    }
+
+    #[test]
+    fn a_line_is_one_line_with_its_remedy() {
+        let failure = Failure::new(Exit::UNREACHABLE, "no\nanswer");
+        let line = Finding::bad("server h:1", &failure, Some("do so".into())).line();
+        assert_eq!(line, "BAD   server h:1: no\\nanswer\n      → do so");
+    }
+}
