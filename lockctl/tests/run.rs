@@ -253,6 +253,31 @@ fn the_command_dies_with_the_warden() {
     assert!(stderr(&output).contains("warden"), "{output:?}");
 }
 
+/// Both would have to be stopped or gone at the same time as the command ignores everything, and even then the system ends it.
+#[test]
+fn the_command_dies_with_the_warden_even_while_lockctl_is_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pid");
+    let script = format!("trap '' TERM; echo $$ > {}; while :; do sleep 0.01; done", file.display());
+    let child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
+    let command: u32 = wait_for_text(&file).trim().parse().unwrap();
+    let warden = warden(child.id());
+    signal(child.id(), Signal::STOP);
+    signal(warden, Signal::KILL);
+    wait_for("the end of the command", || (!is_alive(command)).then_some(()));
+    signal(child.id(), Signal::CONT);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(80));
+}
+
+#[test]
+fn a_command_may_run_for_longer_than_the_ttl() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", dir.path().join("locks").display());
+    let script = "sleep 2.5; echo done";
+    let output = lockctl(&url).args(["run", "--ttl", "1s", "lock", "--", "bash", "-c", script]).output().unwrap();
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "done\n"), "{output:?}");
+}
+
 #[test]
 fn signals_to_the_warden_are_for_nobody() {
     let dir = tempfile::tempdir().unwrap();
