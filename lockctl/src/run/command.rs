@@ -44,6 +44,7 @@ impl Guarded {
         let others = tree::below(getpid()).map_err(|error| Failure::system("read /proc", error))?;
         let cannot = |error: io::Error| Failure::system("start the warden of the command", error);
         let (channel, its_end) = Channel::pair().map_err(cannot)?;
+        let arrivals = channel.arrivals().map_err(cannot)?;
         let mut warden = Command::new("/proc/self/exe");
         warden.arg0("lockctl").args(["warden", "--"]).args(command).stdin(Stdio::from(its_end)).process_group(0);
         environment::prepare(&mut warden, lock);
@@ -52,8 +53,8 @@ impl Guarded {
         drop(warden);
         let warden = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let warden = warden.ok_or_else(|| Failure::internal("the system gave a process no id"))?;
+        // Without this message the command is not started, so nothing can go wrong after it.
         channel.send_start(start, io::stdin().as_fd()).map_err(cannot)?;
-        let arrivals = channel.arrivals().map_err(cannot)?;
         Ok(Self { warden, channel, arrivals, group: None, others: others.into_iter().collect() })
     }
 

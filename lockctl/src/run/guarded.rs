@@ -101,6 +101,8 @@ enum Stopped {
     Lost(Loss),
     Unproven,
     Unwatched,
+    /// It never ran; the warden has told why.
+    NotStarted,
 }
 
 impl Running<'_> {
@@ -115,9 +117,8 @@ impl Running<'_> {
                     Some(Report::Alone) => return true,
                     Some(report) => self.note(report, signals).await,
                     None => {
-                        if self.outcome.is_none() {
-                            self.stop(Stopped::Unwatched);
-                        }
+                        let started = self.guarded.group.is_some();
+                        self.stop(if started { Stopped::Unwatched } else { Stopped::NotStarted });
                         return false;
                     }
                 },
@@ -172,6 +173,7 @@ impl Running<'_> {
                                       end while it still is"
                         .into()
                 }
+                Stopped::NotStarted => "the command was not started".into(),
                 Stopped::Unwatched => "the warden of the command is gone, so the command is ended".into(),
             });
         }
@@ -291,6 +293,7 @@ impl Running<'_> {
         let exit = match (self.stopped, self.outcome) {
             (None, Some(Outcome::Exited(code))) => Exit::of_command(code),
             (None, Some(Outcome::Signaled(signal))) => Exit::of_signal(signal),
+            (Some(Stopped::NotStarted), _) => Exit::INTERNAL,
             _ => Exit::LOST,
         };
         let interrupt = Signal::INT.as_raw();
