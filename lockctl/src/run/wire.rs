@@ -101,9 +101,12 @@ impl Channel {
     /// The next message that has arrived; `None` at the end of the other process. `WouldBlock` when there is none yet.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<T>> {
         let mut buffer = [0; LONGEST];
-        let (length, _) = match recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT) {
-            Err(Errno::CONNRESET) => return Ok(None),
-            received => received?,
+        let length = loop {
+            match recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT) {
+                // Told once, when the other process ended with messages unread; its own last ones are still to come.
+                Err(Errno::CONNRESET) => {}
+                received => break received?.0,
+            }
         };
         if length == 0 { Ok(None) } else { Ok(Some(serde_json::from_slice(&buffer[..length])?)) }
     }
@@ -173,6 +176,19 @@ mod tests {
         assert_eq!(there.receive().unwrap(), Some(Order::Kill));
         assert_eq!(there.receive::<Order>().unwrap(), None);
         assert!(there.send(&Report::Alone).is_err());
+    }
+
+    #[test]
+    fn the_last_messages_arrive_from_one_that_ended_without_reading() {
+        let (here, there) = Channel::pair().unwrap();
+        let there = Channel::new(there);
+        here.send(&Order::Until(1)).unwrap();
+        there.send(&Report::Ended(Outcome::Exited(0))).unwrap();
+        there.send(&Report::Alone).unwrap();
+        drop(there);
+        assert_eq!(here.receive().unwrap(), Some(Report::Ended(Outcome::Exited(0))));
+        assert_eq!(here.receive().unwrap(), Some(Report::Alone));
+        assert_eq!(here.receive::<Report>().unwrap(), None);
     }
 
     #[test]
