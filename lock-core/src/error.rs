@@ -273,6 +273,35 @@ impl Error {
         )
     }
 
+    /// For backends: the request, such as "enter the queue", may have been applied.
+    ///
+    /// # Examples
+    /// ```
+    /// use lock_core::Error;
+    ///
+    /// let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset); // after the request was sent
+    /// let error = Error::unavailable("enter the queue", reset);
+    /// assert!(error.is_retryable());
+    /// assert!(error.to_string().ends_with("asked to enter the queue"));
+    /// ```
+    pub fn unavailable(request: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Unavailable { request: request.into(), source: Arc::new(source) }
+    }
+
+    /// For backends: the request, such as "enter the queue", was certainly not applied, and will not be if repeated.
+    ///
+    /// # Examples
+    /// ```
+    /// use lock_core::Error;
+    ///
+    /// let error = Error::refused("enter the queue", std::io::Error::other("request is too large"));
+    /// assert!(!error.is_retryable());
+    /// assert_eq!(error.to_string(), "the store refused to enter the queue");
+    /// ```
+    pub fn refused(request: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Refused { request: request.into(), source: Arc::new(source) }
+    }
+
     /// Whether the caller asked for something that this name, or this number, cannot be.
     pub(crate) fn is_misuse(&self) -> bool {
         matches!(
