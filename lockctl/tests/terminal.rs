@@ -189,6 +189,21 @@ fn ctrl_z_stops_the_job_and_fg_lets_it_go_on() {
 }
 
 #[test]
+fn ctrl_z_stops_a_whole_pipeline_once() {
+    let mut session = Session::start("20s");
+    let script = r#"echo be""gun; sleep 0.5; read -r answer < /dev/tty; echo "had $answer""#;
+    session.line(&format!("l lock -- bash -c '{script}' | cat"));
+    session.sees("begun");
+    session.keys(CTRL_Z);
+    session.sees("Stopped");
+    session.sees("> ");
+    session.line("fg");
+    session.line("again");
+    session.sees("had again");
+    assert_eq!(session.code(), "0");
+}
+
+#[test]
 fn a_job_that_is_suspended_for_too_long_is_ended() {
     let mut session = Session::start("3s");
     let pid = session.path("pid");
@@ -217,11 +232,13 @@ fn a_job_in_the_background_gets_the_terminal_with_fg() {
 #[test]
 fn in_a_pipeline_others_keep_the_terminal() {
     let mut session = Session::start("6s");
-    // The last one reads from the terminal, as a pager does.
-    session.line("l lock -- echo piped | bash -c 'cat; read -r answer < /dev/tty; echo \"got $answer\"'");
+    // The last one reads from the terminal while the command runs, as a pager does.
+    let pager = r#"read -r line; echo "$line"; read -r answer < /dev/tty; echo "got $answer""#;
+    session.line(&format!("l lock -- bash -c 'echo pi\"\"ped; sleep 1000' | bash -c '{pager}'"));
     session.sees("piped");
     session.line("answer");
     session.sees("got answer");
+    session.interrupt();
     // The command reads from the terminal beside a pipe, as an editor does.
     session.line("echo x | l lock -- bash -c 'cat; stty -echo < /dev/tty; read -r answer < /dev/tty; stty echo < /dev/tty; echo \"had $answer\"'");
     session.line("again");
