@@ -25,7 +25,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// Writes lines to the standard output.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_lines(lines: &[String]) -> Result<(), Failure> {
     print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
 }
@@ -33,7 +33,7 @@ pub(crate) fn print_lines(lines: &[String]) -> Result<(), Failure> {
 /// Writes to the standard output what need not be text.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
