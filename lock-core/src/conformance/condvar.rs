@@ -268,10 +268,17 @@ pub async fn notification_in_the_moment_of_a_deadline_wakes_somebody(world: &dyn
         });
         length(world, pair[0].condvar.name(), 1).await;
         let began = Instant::now();
-        let patient = Sleeper::start_blindly(&pair[1]);
+        // Both may wake, in either order: neither keeps the mutex.
+        let patient = tokio::spawn({
+            let pair = pair[1].clone();
+            async move {
+                let guard = pair.mutex.lock().await.unwrap();
+                pair.condvar.wait(guard, &pair.mutex).await.unwrap().release().await;
+            }
+        });
         // It sleeps, too, unless the machine is slow, and then it is not what this is about.
         if tokio::time::timeout(timeout / 2, length(world, pair[0].condvar.name(), 2)).await.is_err() {
-            patient.0.abort();
+            patient.abort();
             continue;
         }
         let moment = timeout - Duration::from_millis(6) + Duration::from_micros(step * 200);
@@ -279,10 +286,10 @@ pub async fn notification_in_the_moment_of_a_deadline_wakes_somebody(world: &dyn
         assert!(pair[1].condvar.notify_one().await.unwrap(), "somebody sleeps");
         if in_time(world, "an answer", hasty).await.unwrap() {
             length(world, pair[0].condvar.name(), 1).await;
-            assert!(patient.sleeps(), "one notification wakes one");
+            assert!(!patient.is_finished(), "one notification wakes one");
             assert!(pair[0].condvar.notify_one().await.unwrap());
         }
-        patient.wakes(world).await;
+        in_time(world, "the other is woken", patient).await.unwrap();
     }
 }
 
