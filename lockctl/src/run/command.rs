@@ -93,16 +93,19 @@ impl Guarded {
         while let Err(Errno::INTR) = waitpid(Some(self.warden), WaitOptions::empty()) {}
     }
 
-    /// Without a warden: ends what is left of the command and waits until nothing is.
-    pub(crate) async fn clear(&self) {
+    /// Without a warden: ends what is left of the command and waits until nothing is. Returns whether the warden itself had
+    /// given up, which it does only before it starts the command.
+    pub(crate) async fn clear(&self) -> bool {
+        let mut gave_up = false;
         let mut empty = 0;
         // One look may miss a process that just changes its parent.
         while empty < 2 {
             loop {
                 match wait(WaitOptions::NOHANG) {
-                    Ok(Some(_)) | Err(Errno::INTR) => {}
+                    Ok(Some((pid, status))) => gave_up |= pid == self.warden && status.exited(),
+                    Err(Errno::INTR) => {}
                     Ok(None) => break,
-                    Err(_nobody_left) => return,
+                    Err(_nobody_left) => return gave_up,
                 }
             }
             let left = tree::below_but(getpid(), &self.others).unwrap_or_default();
@@ -112,5 +115,6 @@ impl Guarded {
             }
             tokio::time::sleep(INSIST).await;
         }
+        gave_up
     }
 }

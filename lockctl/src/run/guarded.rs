@@ -57,7 +57,9 @@ pub(crate) async fn run(
     if running.watch(signals).await {
         running.guarded.dismiss();
     } else {
-        running.guarded.clear().await;
+        let gave_up = running.guarded.clear().await;
+        let started = running.guarded.group.is_some() || !gave_up;
+        running.stop(if started { Stopped::Unwatched } else { Stopped::NotStarted });
     }
     Ok(running.ended())
 }
@@ -116,11 +118,7 @@ impl Running<'_> {
                 report = self.guarded.report() => match report {
                     Some(Report::Alone) => return true,
                     Some(report) => self.note(report, signals).await,
-                    None => {
-                        let started = self.guarded.group.is_some();
-                        self.stop(if started { Stopped::Unwatched } else { Stopped::NotStarted });
-                        return false;
-                    }
+                    None => return false,
                 },
                 signal = signals.next() => self.pass(signal, signals).await,
                 loss = guard.lost(), if self.kill_by.is_none() => self.lost(loss),
@@ -174,7 +172,7 @@ impl Running<'_> {
                         .into()
                 }
                 Stopped::NotStarted => "the command was not started".into(),
-                Stopped::Unwatched => "the warden of the command is gone, so the command is ended".into(),
+                Stopped::Unwatched => "the warden of the command is gone, so the command was ended".into(),
             });
         }
     }
