@@ -121,6 +121,25 @@ impl Backend for Store {
     }
 }
 
+/// A file that keeps a lock from passing on when this process dies, for as long as it is open in another process. `None`
+/// where the ttl gives the time for that, or the lock is in the memory of this process.
+///
+/// # Errors
+/// That the process has too many files open.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+/// let guard = client.mutex("backup")?.lock().await?;
+/// assert!(lock_any::lifeline(&guard)?.is_none(), "the lock dies with this process");
+/// # Ok(()) }
+/// ```
+#[cfg(target_os = "linux")]
+pub fn lifeline(guard: &lock_core::Guard) -> std::io::Result<Option<std::os::fd::OwnedFd>> {
+    lock_file::lifeline(guard)
+}
+
 /// `url` without user, password and parameters, for people to read.
 ///
 /// # Examples

@@ -46,6 +46,7 @@ mod config;
 mod crash;
 mod ear;
 mod error;
+mod lifeline;
 mod local;
 mod names;
 mod notices;
@@ -62,3 +63,4 @@ mod watch;
 
 pub use backend::Files;
 pub use config::{Access, Config};
+pub use lifeline::lifeline;

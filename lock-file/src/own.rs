@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -73,6 +74,12 @@ impl Own {
     /// there is none.
     pub(crate) fn close(&self) -> Option<File> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The open file once more. The lock lasts until both are closed.
+    pub(crate) fn lifeline(&self) -> io::Result<Option<OwnedFd>> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.as_ref().map(|file| file.try_clone().map(OwnedFd::from)).transpose()
     }
 
     pub(crate) fn has(&self, key: String) {

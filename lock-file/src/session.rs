@@ -29,7 +29,7 @@ const LONGEST_REQUEST: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct FileSession {
     pub(crate) store: Arc<Store>,
-    own: Arc<Own>,
+    pub(crate) own: Arc<Own>,
     ttl: Duration,
     /// Absent when the kernel has no more of them.
     notices: Option<Arc<Notices>>,

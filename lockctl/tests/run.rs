@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::{is_alive, lockctl, run_script, signal, stderr, stdout, wait_for, wait_for_text, warden};
+use nix::sys::ptrace;
 use rustix::process::Signal;
 
 #[test]
@@ -323,6 +324,30 @@ fn a_lock_that_is_not_free_is_not_waited_for_longer_than_asked() {
     assert_eq!(holder.wait().unwrap().code(), Some(143));
     let output = lockctl(&url).args(["run", "--try", "lock", "--", "echo", "mine"]).output().unwrap();
     assert_eq!(stdout(&output), "mine\n", "nobody is left in the queue: {output:?}");
+}
+
+/// In a directory, a lock goes with the last process that keeps it, at once.
+#[test]
+fn a_lock_is_not_passed_on_before_the_command_of_a_killed_lockctl_is_dead() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", dir.path().join("locks").display());
+    let file = dir.path().join("pid");
+    let script = format!("echo $$ > {}; exec sleep 1000", file.display());
+    let mut holder = lockctl(&url).args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
+    let pid: u32 = wait_for_text(&file).trim().parse().unwrap();
+    // As a busy machine might. Stopped by a signal, it would be continued by the kernel when its parent dies.
+    let warden = nix::unistd::Pid::from_raw(warden(holder.id()).try_into().unwrap());
+    ptrace::seize(warden, ptrace::Options::empty()).unwrap();
+    ptrace::interrupt(warden).unwrap();
+    signal(holder.id(), Signal::KILL);
+    holder.wait().unwrap();
+    let output = lockctl(&url).args(["run", "--timeout", "1s", "lock", "--", "true"]).output().unwrap();
+    assert!(is_alive(pid), "the warden stands still");
+    assert_eq!(output.status.code(), Some(75), "two at once: {output:?}");
+    let check = format!("kill -0 {pid} 2>/dev/null && exit 99; exit 0");
+    let mut next = lockctl(&url).args(["run", "lock", "--", "bash", "-c", &check]).spawn().unwrap();
+    ptrace::detach(warden, None).unwrap();
+    assert_eq!(next.wait().unwrap().code(), Some(0), "99: the command was still there");
 }
 
 #[test]

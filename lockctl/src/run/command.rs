@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use lock_core::Guard;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait, waitpid};
 use tokio::io::Interest;
@@ -38,7 +39,7 @@ impl Guarded {
     ///
     /// # Errors
     /// That the system does not let it.
-    pub(crate) fn start(command: &[OsString], start: &Start, lock: &Described) -> Result<Self, Failure> {
+    pub(crate) fn start(command: &[OsString], start: &Start, guard: &Guard, lock: &Described) -> Result<Self, Failure> {
         // If the warden is killed, what it watched over becomes this process's.
         set_child_subreaper(Some(getpid())).map_err(|error| Failure::system("keep the command's children", error))?;
         let others = tree::below(getpid()).map_err(|error| Failure::system("read /proc", error))?;
@@ -53,8 +54,12 @@ impl Guarded {
         drop(warden);
         let warden = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let warden = warden.ok_or_else(|| Failure::internal("the system gave a process no id"))?;
+        // Where a lock goes with its process, the warden keeps it until the command is dead.
+        let lifeline = lock_any::lifeline(guard).map_err(cannot)?;
+        let stdin = io::stdin();
+        let files: Vec<_> = [stdin.as_fd()].into_iter().chain(lifeline.as_ref().map(AsFd::as_fd)).collect();
         // Without this message the command is not started, so nothing can go wrong after it.
-        channel.send_start(start, io::stdin().as_fd()).map_err(cannot)?;
+        channel.send_start(start, &files).map_err(cannot)?;
         Ok(Self { warden, channel, arrivals, group: None, others: others.into_iter().collect() })
     }
 

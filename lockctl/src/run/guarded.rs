@@ -39,7 +39,7 @@ pub(crate) async fn run(
     let foreground = terminal.as_ref().is_some_and(Terminal::is_ours) && !terminal::in_pipeline();
     let start =
         Start { until: until.as_nanos(), grace_ms: millis(timing.grace), margin_ms: millis(timing.margin), foreground };
-    let guarded = Guarded::start(command, &start, lock)?;
+    let guarded = Guarded::start(command, &start, guard, lock)?;
     let mut running = Running {
         guarded,
         guard,

@@ -56,7 +56,9 @@ pub(crate) fn main(args: &Args) -> Result<Exit, Failure> {
     let channel = Channel::new(socket.map_err(|error| Failure::system("open the channel", error))?);
     let begun = channel.receive_start();
     let begun = begun.map_err(|error| Failure::system("be a warden for anybody but lockctl run", error))?;
-    let Some((start, stdin)) = begun else { return Err(Failure::quiet(Exit::LOST)) };
+    let Some((start, files)) = begun else { return Err(Failure::quiet(Exit::LOST)) };
+    let mut files = files.into_iter();
+    let stdin = files.next().ok_or_else(|| Failure::internal("the warden got no standard input for the command"))?;
 
     let command = spawn(args, &start, stdin)?;
     let deadline = Deadline::new(
@@ -73,6 +75,7 @@ pub(crate) fn main(args: &Args) -> Result<Exit, Failure> {
         outcome: None,
         deadline,
         killing: false,
+        _lifeline: files.next(),
     };
     warden.watch().map_err(|error| Failure::system("watch over the command", error))?;
     Ok(Exit::OK)
@@ -101,6 +104,8 @@ struct Warden {
     outcome: Option<Outcome>,
     deadline: Deadline,
     killing: bool,
+    /// Keeps the lock when `lockctl` dies, where that would pass it on at once.
+    _lifeline: Option<OwnedFd>,
 }
 
 impl Warden {

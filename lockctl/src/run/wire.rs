@@ -15,7 +15,7 @@ use rustix::process::WaitStatus;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// How the warden is to begin. Comes with the command's standard input.
+/// How the warden is to begin. Comes with the command's standard input and, where there is one, the lock's lifeline.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Start {
     /// Until when the lock is proven to be held, in nanoseconds of `CLOCK_BOOTTIME`.
@@ -118,34 +118,33 @@ impl Channel {
         tokio::net::UnixStream::from_std(socket)
     }
 
-    /// Sends the first message, and a file with it.
-    pub(crate) fn send_start(&self, start: &Start, stdin: BorrowedFd<'_>) -> io::Result<()> {
+    /// Sends the first message, and files with it.
+    pub(crate) fn send_start(&self, start: &Start, files: &[BorrowedFd<'_>]) -> io::Result<()> {
         let message = serde_json::to_vec(start)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let files = [stdin];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        if !control.push(SendAncillaryMessage::ScmRights(&files)) {
+        if !control.push(SendAncillaryMessage::ScmRights(files)) {
             return Err(Errno::NOBUFS.into());
         }
         sendmsg(&self.0, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 
-    /// Waits for the first message, and the file with it; `None` at the end of the other process.
-    pub(crate) fn receive_start(&self) -> io::Result<Option<(Start, OwnedFd)>> {
+    /// Waits for the first message, and the files with it; `None` at the end of the other process.
+    pub(crate) fn receive_start(&self) -> io::Result<Option<(Start, Vec<OwnedFd>)>> {
         let mut buffer = [0; LONGEST];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = recvmsg(&self.0, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
         if received.bytes == 0 {
             return Ok(None);
         }
         let start = serde_json::from_slice(&buffer[..received.bytes])?;
-        let file = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-            _ => None,
+        let files = control.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(files) => files.collect(),
+            _ => Vec::new(),
         });
-        file.map(|file| Some((start, file))).ok_or_else(|| io::Error::other("no standard input for the command"))
+        Ok(Some((start, files.collect())))
     }
 }
 
@@ -157,7 +156,7 @@ impl AsFd for Channel {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read as _, Write as _};
+    use std::io::Write as _;
 
     use super::*;
 
@@ -192,17 +191,22 @@ mod tests {
     }
 
     #[test]
-    fn the_first_message_brings_a_file() {
-        let (here, there) = Channel::pair().unwrap();
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"input").unwrap();
-        io::Seek::rewind(&mut file).unwrap();
-        let start = Start { until: u64::MAX, grace_ms: u64::MAX, margin_ms: u64::MAX, foreground: true };
-        here.send_start(&start, file.as_fd()).unwrap();
-        let (got, stdin) = Channel::new(there).receive_start().unwrap().unwrap();
-        assert_eq!((got.until, got.foreground), (u64::MAX, true));
-        let mut text = String::new();
-        std::fs::File::from(stdin).read_to_string(&mut text).unwrap();
-        assert_eq!(text, "input");
+    fn the_first_message_brings_files() {
+        for texts in [&["input"][..], &["input", "lifeline"]] {
+            let (here, there) = Channel::pair().unwrap();
+            let files = texts.iter().map(|text| {
+                let mut file = tempfile::tempfile().unwrap();
+                file.write_all(text.as_bytes()).unwrap();
+                io::Seek::rewind(&mut file).unwrap();
+                file
+            });
+            let files: Vec<_> = files.collect();
+            let start = Start { until: u64::MAX, grace_ms: u64::MAX, margin_ms: u64::MAX, foreground: true };
+            here.send_start(&start, &files.iter().map(AsFd::as_fd).collect::<Vec<_>>()).unwrap();
+            let (got, files) = Channel::new(there).receive_start().unwrap().unwrap();
+            assert_eq!((got.until, got.foreground), (u64::MAX, true));
+            let read = |file| io::read_to_string(std::fs::File::from(file)).unwrap();
+            assert_eq!(files.into_iter().map(read).collect::<Vec<_>>(), texts);
+        }
     }
 }
