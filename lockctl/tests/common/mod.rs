@@ -15,9 +15,10 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Far more than a healthy machine needs, so that only a fault ends a wait.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// `lockctl` with arguments, and nothing of the caller's settings.
+/// `lockctl` with nothing of the caller's settings, and no signal ignored, as under `nohup`.
 pub fn lockctl(backend: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lockctl"));
+    let mut command = Command::new("env");
+    command.args(["--default-signal", env!("CARGO_BIN_EXE_lockctl")]);
     for variable in ["USER", "PASSWORD", "PASSWORD_FILE", "CA", "CERT", "KEY", "TTL", "CONNECT_TIMEOUT"] {
         command.env_remove(format!("LOCKCTL_{variable}"));
     }

@@ -63,8 +63,10 @@ impl Bench {
     }
 }
 
+/// With nothing of the caller's settings, and no signal ignored, as under `nohup`.
 pub(crate) fn lockctl() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lockctl"));
+    let mut command = Command::new("env");
+    command.args(["--default-signal", env!("CARGO_BIN_EXE_lockctl")]);
     for (variable, _) in std::env::vars_os() {
         if variable.as_encoded_bytes().starts_with(b"LOCKCTL_") {
             command.env_remove(variable);
