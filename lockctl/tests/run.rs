@@ -11,9 +11,17 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{is_alive, lockctl, run_script, signal, stderr, stdout, wait_for, wait_for_text, warden};
+use common::{Running, Stage, is_alive, lockctl, run_script, signal, stderr, stdout, wait_for, wait_for_text, warden};
 use nix::sys::ptrace;
 use rustix::process::Signal;
+
+/// Ignores SIGTERM, and has a child in another session. Says its pid and that of the child.
+const STUBBORN: &str = "trap '' TERM; setsid sleep 1000 & echo $$ $! > $SAID; while :; do sleep 0.01; done";
+
+fn pids<const N: usize>(said: &str) -> [u32; N] {
+    let pids: Vec<u32> = said.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    pids.try_into().unwrap()
+}
 
 #[test]
 fn the_exit_code_is_the_commands() {
@@ -128,8 +136,7 @@ fn the_command_has_the_usual_signals() {
 
 #[test]
 fn signals_are_passed_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("ready");
+    let stage = Stage::new();
     for (what, name) in [
         (Signal::TERM, "TERM"),
         (Signal::INT, "INT"),
@@ -141,29 +148,24 @@ fn signals_are_passed_on() {
         (Signal::WINCH, "WINCH"),
         (Signal::CONT, "CONT"),
     ] {
-        let script = format!("trap 'exit 7' {name}; echo ready > {}; while :; do sleep 0.01; done", file.display());
-        let child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
-        wait_for_text(&file);
-        signal(child.id(), what);
-        assert_eq!(child.wait_with_output().unwrap().status.code(), Some(7), "{name}");
-        fs::remove_file(&file).unwrap();
+        let script = format!("trap 'exit 7' {name}; echo ready > $SAID; while :; do sleep 0.01; done");
+        let (holder, _) = stage.hold_in_memory(&script);
+        signal(holder.id(), what);
+        assert_eq!(holder.exit_code(), Some(7), "{name}");
     }
 }
 
 #[test]
 fn a_signal_reaches_the_whole_group_and_a_command_may_ignore_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("ready");
-    let script =
-        format!("trap '' TERM; sleep 1000 & echo $! > {}; trap 'exit 5' USR1; wait; wait; exit 4", file.display());
-    let child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
-    let background: u32 = wait_for_text(&file).trim().parse().unwrap();
-    signal(child.id(), Signal::TERM);
+    let script = "trap '' TERM; sleep 1000 & echo $! > $SAID; trap 'exit 5' USR1; wait; wait; exit 4";
+    let (holder, said) = Stage::new().hold_in_memory(script);
+    let [background] = pids(&said);
+    signal(holder.id(), Signal::TERM);
     std::thread::sleep(Duration::from_millis(100));
     // It was started with SIGTERM ignored.
     assert!(is_alive(background));
-    signal(child.id(), Signal::USR1);
-    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(5));
+    signal(holder.id(), Signal::USR1);
+    assert_eq!(holder.exit_code(), Some(5));
     assert!(!is_alive(background));
 }
 
@@ -223,49 +225,38 @@ fn whoever_was_a_child_before_is_left_alone() {
 
 #[test]
 fn the_command_dies_with_lockctl() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("pids");
-    let script =
-        format!("trap '' TERM; setsid sleep 1000 & echo $$ $! > {}; while :; do sleep 0.01; done", file.display());
-    let mut child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
-    let pids: Vec<u32> = wait_for_text(&file).split_whitespace().map(|pid| pid.parse().unwrap()).collect();
-    let warden = warden(child.id());
-    signal(child.id(), Signal::KILL);
-    child.wait().unwrap();
+    let (holder, said) = Stage::new().hold_in_memory(STUBBORN);
+    let [command, left] = pids(&said);
+    let warden = warden(holder.id());
+    signal(holder.id(), Signal::KILL);
+    assert_eq!(holder.exit_code(), None);
     let killed = Instant::now();
-    wait_for("the end of all", || (!pids.iter().chain([&warden]).any(|pid| is_alive(*pid))).then_some(()));
+    wait_for("the end of all", || (![command, left, warden].into_iter().any(is_alive)).then_some(()));
     assert!(killed.elapsed() < Duration::from_secs(1), "at once, not after a grace: {:?}", killed.elapsed());
 }
 
 #[test]
 fn the_command_dies_with_the_warden() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("pids");
-    let script =
-        format!("trap '' TERM; setsid sleep 1000 & echo $$ $! > {}; while :; do sleep 0.01; done", file.display());
-    let child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
-    let pids: Vec<u32> = wait_for_text(&file).split_whitespace().map(|pid| pid.parse().unwrap()).collect();
-    signal(warden(child.id()), Signal::KILL);
-    let output = child.wait_with_output().unwrap();
+    let (holder, said) = Stage::new().hold_in_memory(STUBBORN);
+    let [command, left] = pids(&said);
+    signal(warden(holder.id()), Signal::KILL);
+    let output = holder.output();
     assert_eq!(output.status.code(), Some(80), "{output:?}");
-    assert!(!pids.iter().any(|pid| is_alive(*pid)), "{output:?}");
+    assert!(![command, left].into_iter().any(is_alive), "{output:?}");
     assert!(stderr(&output).contains("warden"), "{output:?}");
 }
 
 /// Both would have to be stopped or gone at the same time as the command ignores everything, and even then the system ends it.
 #[test]
 fn the_command_dies_with_the_warden_even_while_lockctl_is_stopped() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("pid");
-    let script = format!("trap '' TERM; echo $$ > {}; while :; do sleep 0.01; done", file.display());
-    let child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
-    let command: u32 = wait_for_text(&file).trim().parse().unwrap();
-    let warden = warden(child.id());
-    signal(child.id(), Signal::STOP);
+    let (holder, said) = Stage::new().hold_in_memory(STUBBORN);
+    let [command, _] = pids(&said);
+    let warden = warden(holder.id());
+    signal(holder.id(), Signal::STOP);
     signal(warden, Signal::KILL);
     wait_for("the end of the command", || (!is_alive(command)).then_some(()));
-    signal(child.id(), Signal::CONT);
-    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(80));
+    signal(holder.id(), Signal::CONT);
+    assert_eq!(holder.exit_code(), Some(80));
 }
 
 #[test]
@@ -279,15 +270,11 @@ fn a_command_may_run_for_longer_than_the_ttl() {
 
 #[test]
 fn signals_to_the_warden_are_for_nobody() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("ready");
-    let script = format!("echo $$ > {}; sleep 0.3; exit 6", file.display());
-    let child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
-    wait_for_text(&file);
+    let (holder, _) = Stage::new().hold_in_memory("echo ready > $SAID; sleep 0.3; exit 6");
     for what in [Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1, Signal::PIPE] {
-        signal(warden(child.id()), what);
+        signal(warden(holder.id()), what);
     }
-    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(6));
+    assert_eq!(holder.exit_code(), Some(6));
 }
 
 #[test]
@@ -303,13 +290,10 @@ fn nohup_is_for_the_command_too() {
 
 #[test]
 fn a_lock_that_is_not_free_is_not_waited_for_longer_than_asked() {
-    let dir = tempfile::tempdir().unwrap();
-    let url = format!("file://{}", dir.path().join("locks").display());
-    let file = dir.path().join("ready");
-    let script = format!("echo held > {}; exec sleep 1000", file.display());
-    let mut holder = lockctl(&url).args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
-    wait_for_text(&file);
-    let never = dir.path().join("never");
+    let stage = Stage::new();
+    let url = stage.url();
+    let (holder, _) = stage.hold(&["lock"], "echo held > $SAID; exec sleep 1000");
+    let never = stage.path("never");
     for options in [&["--try"][..], &["--timeout", "200ms"]] {
         let output = lockctl(&url).arg("run").args(options).args(["lock", "--", "touch"]).arg(&never).output().unwrap();
         assert_eq!(output.status.code(), Some(75), "{output:?}");
@@ -317,7 +301,7 @@ fn a_lock_that_is_not_free_is_not_waited_for_longer_than_asked() {
     }
     assert!(!never.exists());
     signal(holder.id(), Signal::TERM);
-    assert_eq!(holder.wait().unwrap().code(), Some(143));
+    assert_eq!(holder.exit_code(), Some(143));
     let output = lockctl(&url).args(["run", "--try", "lock", "--", "echo", "mine"]).output().unwrap();
     assert_eq!(stdout(&output), "mine\n", "nobody is left in the queue: {output:?}");
 }
@@ -325,59 +309,52 @@ fn a_lock_that_is_not_free_is_not_waited_for_longer_than_asked() {
 /// In a directory, a lock goes with the last process that keeps it, at once.
 #[test]
 fn a_lock_is_not_passed_on_before_the_command_of_a_killed_lockctl_is_dead() {
-    let dir = tempfile::tempdir().unwrap();
-    let url = format!("file://{}", dir.path().join("locks").display());
-    let file = dir.path().join("pid");
-    let script = format!("echo $$ > {}; exec sleep 1000", file.display());
-    let mut holder = lockctl(&url).args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
-    let pid: u32 = wait_for_text(&file).trim().parse().unwrap();
+    let stage = Stage::new();
+    let url = stage.url();
+    let (holder, said) = stage.hold(&["lock"], "echo $$ > $SAID; exec sleep 1000");
+    let [pid] = pids(&said);
     // As a busy machine might. Stopped by a signal, it would be continued by the kernel when its parent dies.
     let warden = nix::unistd::Pid::from_raw(warden(holder.id()).try_into().unwrap());
     ptrace::seize(warden, ptrace::Options::empty()).unwrap();
     ptrace::interrupt(warden).unwrap();
     signal(holder.id(), Signal::KILL);
-    holder.wait().unwrap();
+    assert_eq!(holder.exit_code(), None);
     let output = lockctl(&url).args(["run", "--timeout", "1s", "lock", "--", "true"]).output().unwrap();
     assert!(is_alive(pid), "the warden stands still");
     assert_eq!(output.status.code(), Some(75), "two at once: {output:?}");
     let check = format!("kill -0 {pid} 2>/dev/null && exit 99; exit 0");
-    let mut next = lockctl(&url).args(["run", "lock", "--", "bash", "-c", &check]).spawn().unwrap();
+    let next = Running::start(lockctl(&url).args(["run", "lock", "--", "bash", "-c", &check]));
     ptrace::detach(warden, None).unwrap();
-    assert_eq!(next.wait().unwrap().code(), Some(0), "99: the command was still there");
+    assert_eq!(next.exit_code(), Some(0), "99: the command was still there");
 }
 
 #[test]
 fn a_signal_while_waiting_leaves_the_queue() {
-    let dir = tempfile::tempdir().unwrap();
-    let url = format!("file://{}", dir.path().join("locks").display());
-    let file = dir.path().join("ready");
-    let script = format!("echo held > {}; exec sleep 1000", file.display());
-    let mut holder = lockctl(&url).args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
-    wait_for_text(&file);
+    let stage = Stage::new();
+    let url = stage.url();
+    let (holder, _) = stage.hold(&["lock"], "echo held > $SAID; exec sleep 1000");
     for (what, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
-        let waiter = lockctl(&url).args(["run", "lock", "--", "true"]).spawn().unwrap();
+        let waiter = Running::start(lockctl(&url).args(["run", "lock", "--", "true"]));
         let waiting = || stdout(&lockctl(&url).args(["queue", "--json", "lock"]).output().unwrap());
         wait_for("a waiter", || waiting().contains("waiter").then_some(()));
         signal(waiter.id(), what);
-        let output = waiter.wait_with_output().unwrap();
+        let output = waiter.output();
         assert_eq!((output.status.code(), output.status.signal()), (Some(code), None), "{output:?}");
         assert!(!waiting().contains("waiter"), "{}", waiting());
     }
     signal(holder.id(), Signal::TERM);
-    holder.wait().unwrap();
+    holder.exit_code();
 }
 
 #[test]
 fn readers_share_and_permits_are_counted() {
-    let dir = tempfile::tempdir().unwrap();
-    let url = format!("file://{}", dir.path().join("locks").display());
+    let stage = Stage::new();
+    let url = stage.url();
     for (name, one, another) in
         [("rw", &["--shared"][..], &["--shared"][..]), ("sem", &["--permits", "1/2"], &["--permits", "1/2"])]
     {
-        let file = dir.path().join(name);
-        let script = format!("echo held > {}; exec sleep 1000", file.display());
-        let mut holder = lockctl(&url).arg("run").args(one).args([name, "--", "bash", "-c", &script]).spawn().unwrap();
-        wait_for_text(&file);
+        let arguments: Vec<_> = one.iter().copied().chain([name]).collect();
+        let (holder, _) = stage.hold(&arguments, "echo held > $SAID; exec sleep 1000");
         let beside = lockctl(&url).args(["run", "--try"]).args(another).args([name, "--", "true"]).output().unwrap();
         assert_eq!(beside.status.code(), Some(0), "{beside:?}");
         let alone = if name == "rw" { &["--exclusive"][..] } else { &["--permits", "2/2"] };
@@ -386,42 +363,33 @@ fn readers_share_and_permits_are_counted() {
         let mutex = lockctl(&url).args(["run", name, "--", "true"]).output().unwrap();
         assert_eq!(mutex.status.code(), Some(78), "{mutex:?}");
         signal(holder.id(), Signal::TERM);
-        holder.wait().unwrap();
+        holder.exit_code();
     }
 }
 
 #[test]
 fn whoever_is_asked_to_let_go_asks_the_command_to_end() {
-    let dir = tempfile::tempdir().unwrap();
-    let url = format!("file://{}", dir.path().join("locks").display());
+    let stage = Stage::new();
+    let url = stage.url();
     for (trap, code) in [("trap 'exit 9' TERM", 9), ("trap '' TERM", 137)] {
-        let file = dir.path().join("ready");
-        let script = format!("{trap}; echo held > {}; while :; do sleep 0.01; done", file.display());
-        let holder = lockctl(&url)
-            .args(["run", "--ttl", "6s", "--grace", "300ms", "lock", "--", "bash", "-c", &script])
-            .spawn()
-            .unwrap();
-        wait_for_text(&file);
+        let script = format!("{trap}; echo held > $SAID; while :; do sleep 0.01; done");
+        let (holder, _) = stage.hold(&["--ttl", "6s", "--grace", "300ms", "lock"], &script);
         assert!(lockctl(&url).args(["revoke", "lock"]).output().unwrap().status.success());
-        let output = holder.wait_with_output().unwrap();
+        let output = holder.output();
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         assert!(stderr(&output).contains("let go"), "{output:?}");
-        fs::remove_file(&file).unwrap();
     }
 }
 
 #[test]
 fn a_command_without_terminal_that_stops_itself_goes_on_when_it_is_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("pid");
-    let script = format!("echo $$ > {}; kill -STOP $$; exit 8", file.display());
-    let child = lockctl("memory").args(["run", "lock", "--", "bash", "-c", &script]).spawn().unwrap();
-    let pid: u32 = wait_for_text(&file).trim().parse().unwrap();
+    let (holder, said) = Stage::new().hold_in_memory("echo $$ > $SAID; kill -STOP $$; exit 8");
+    let [pid] = pids(&said);
     let state = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ");
     wait_for("the command to stop", || state().then_some(()));
     // A lockctl that has no part in it goes on.
-    signal(child.id(), Signal::CONT);
-    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(8));
+    signal(holder.id(), Signal::CONT);
+    assert_eq!(holder.exit_code(), Some(8));
 }
 
 #[test]

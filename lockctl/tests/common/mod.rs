@@ -6,8 +6,9 @@
 pub mod contest;
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,6 +25,86 @@ pub fn lockctl(backend: &str) -> Command {
     }
     command.env("LOCKCTL_BACKEND", backend).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// A process that ends with the test, whatever becomes of that.
+pub struct Running(Option<Child>);
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        Self(Some(command.spawn().unwrap()))
+    }
+
+    /// How it ended, and what it said.
+    pub fn output(mut self) -> Output {
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+
+    pub fn exit_code(mut self) -> Option<i32> {
+        self.0.take().unwrap().wait().unwrap().code()
+    }
+}
+
+impl Deref for Running {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        self.0.as_ref().unwrap()
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Child {
+        self.0.as_mut().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(child) = &mut self.0 else { return };
+        // One that is stopped, too; the warden of a `lockctl` does the rest.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// A directory for the locks of a test and the files of its commands.
+pub struct Stage {
+    dir: tempfile::TempDir,
+}
+
+impl Stage {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// The directory of the locks.
+    pub fn url(&self) -> String {
+        format!("file://{}", self.path("locks").display())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Runs a script under a lock of this stage, and returns what it wrote into `$SAID`, a line or more.
+    pub fn hold(&self, arguments: &[&str], script: &str) -> (Running, String) {
+        self.hold_on(&self.url(), arguments, script)
+    }
+
+    /// The same with a lock in the memory of one process.
+    pub fn hold_in_memory(&self, script: &str) -> (Running, String) {
+        self.hold_on("memory", &["lock"], script)
+    }
+
+    fn hold_on(&self, backend: &str, arguments: &[&str], script: &str) -> (Running, String) {
+        let said = self.path("said");
+        let _ = fs::remove_file(&said);
+        let mut command = lockctl(backend);
+        let command = command.env("SAID", &said).arg("run").args(arguments).args(["--", "bash", "-c", script]);
+        let running = Running::start(command);
+        (running, wait_for_text(&said))
+    }
 }
 
 /// Runs a script under a lock in the memory of one process.
