@@ -8,9 +8,8 @@ use serde::Serialize;
 use crate::connect::Store;
 use crate::exit::{Exit, Failure, say};
 use crate::output::plain::plain;
-use crate::output::time::rfc3339;
 use crate::output::{self, json};
-use crate::place::Value;
+use crate::place::{Value, Who};
 use crate::visit::visit;
 
 /// What `leader` is asked to do.
@@ -40,11 +39,8 @@ struct Json<'a> {
     value: Value,
     token: u64,
     term: Option<u64>,
-    host: Option<&'a str>,
-    pid: Option<u32>,
-    label: Option<&'a str>,
-    /// When its session was opened.
-    since: Option<String>,
+    #[serde(flatten)]
+    who: Who<'a>,
     session: &'a str,
     entry: &'a str,
 }
@@ -85,15 +81,11 @@ fn tell(args: &Args, leader: Option<&Leader>) -> Result<(), Failure> {
 }
 
 fn json_of(leader: &Leader) -> Json<'_> {
-    let owner = leader.owner.as_ref();
     Json {
         value: Value::of(&leader.value),
         token: leader.token,
         term: leader.term,
-        host: owner.map(|owner| owner.host.as_str()),
-        pid: owner.map(|owner| owner.pid),
-        label: owner.and_then(|owner| owner.label.as_deref()),
-        since: owner.and_then(|owner| rfc3339(owner.since_unix_ms)),
+        who: Who::of(leader.owner.as_ref()),
         session: &leader.session,
         entry: &leader.entry.key,
     }

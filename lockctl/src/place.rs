@@ -1,6 +1,7 @@
 //! A place in a queue, as people and as programs read it.
 
 use lock_core::backend::Kind;
+use lock_core::owner::Owner;
 use lock_core::{Place, Role};
 use serde::Serialize;
 
@@ -23,16 +24,34 @@ pub(crate) struct Json<'a> {
     token: Option<u64>,
     /// Whether it was asked to let go.
     revoked: bool,
-    host: Option<&'a str>,
-    pid: Option<u32>,
-    label: Option<&'a str>,
-    /// When it came to the queue; for candidates and members, when their session was opened.
-    since: Option<String>,
+    #[serde(flatten)]
+    who: Who<'a>,
     #[serde(flatten)]
     value: Value,
     session: &'a str,
     /// The key or node in the store.
     entry: &'a str,
+}
+
+/// Who stands there; nothing of other kinds of clients.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Who<'a> {
+    host: Option<&'a str>,
+    pid: Option<u32>,
+    label: Option<&'a str>,
+    /// When it came to the queue; for candidates and members, when their session was opened.
+    since: Option<String>,
+}
+
+impl<'a> Who<'a> {
+    pub(crate) fn of(owner: Option<&'a Owner>) -> Self {
+        owner.map_or_else(Self::default, |owner| Self {
+            host: Some(&owner.host),
+            pid: Some(owner.pid),
+            label: owner.label.as_deref(),
+            since: rfc3339(owner.since_unix_ms),
+        })
+    }
 }
 
 /// What a candidate or a member shows.
@@ -55,7 +74,6 @@ impl Value {
 }
 
 pub(crate) fn json(place: &Place) -> Json<'_> {
-    let owner = place.owner.as_ref();
     Json {
         position: place.position,
         role: match place.role {
@@ -66,10 +84,7 @@ pub(crate) fn json(place: &Place) -> Json<'_> {
         permits: if let Kind::Permits(permits) = place.kind { Some(permits) } else { None },
         token: place.token,
         revoked: place.revoked,
-        host: owner.map(|owner| owner.host.as_str()),
-        pid: owner.map(|owner| owner.pid),
-        label: owner.and_then(|owner| owner.label.as_deref()),
-        since: owner.and_then(|owner| rfc3339(owner.since_unix_ms)),
+        who: Who::of(place.owner.as_ref()),
         value: if shows_value(place) { Value::of(&place.value) } else { Value::default() },
         session: &place.session,
         entry: &place.entry.key,

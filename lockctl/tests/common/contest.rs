@@ -2,13 +2,13 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::{PATIENCE, children, is_alive, lockctl, signal};
+use super::{PATIENCE, Running, children, is_alive, lockctl, signal};
 
 /// A command that is hard to end: it ignores SIGTERM, and a process of another session belongs to it. It tells who it is, and
 /// whether one that was there before is still alive, then shows again and again that it runs. SIGUSR1 ends it.
@@ -60,15 +60,14 @@ impl Contest {
     /// Starts one more contender.
     pub fn enter(&self, url: &str, who: &str) -> Contender {
         let stderr = self.dir.path().join(who);
-        let child = lockctl(url)
+        let mut command = lockctl(url);
+        command
             .args(["run", "--grace", "500ms", "--ttl", &format!("{}ms", self.ttl.as_millis()), "--label", who])
             .args([&self.name, "--", "bash", "-c", COMMAND])
             .arg(self.log())
             .stdout(Stdio::null())
-            .stderr(File::create(&stderr).unwrap())
-            .spawn()
-            .unwrap();
-        Contender { child, stderr }
+            .stderr(File::create(&stderr).unwrap());
+        Contender { child: Running::start(&mut command), stderr }
     }
 
     /// All terms so far, in the order of their begins.
@@ -134,7 +133,7 @@ impl Contest {
 /// A `lockctl` that runs.
 #[derive(Debug)]
 pub struct Contender {
-    child: Child,
+    child: Running,
     stderr: PathBuf,
 }
 
@@ -176,14 +175,6 @@ impl Contender {
     pub async fn finish(&mut self) {
         self.signal(Signal::USR1);
         assert_eq!(self.exit().await, Some(0), "{}", fs::read_to_string(&self.stderr).unwrap());
-    }
-}
-
-impl Drop for Contender {
-    fn drop(&mut self) {
-        // A test that failed leaves it, perhaps stopped; its warden does the rest.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

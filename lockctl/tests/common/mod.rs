@@ -28,6 +28,7 @@ pub fn lockctl(backend: &str) -> Command {
 }
 
 /// A process that ends with the test, whatever becomes of that.
+#[derive(Debug)]
 pub struct Running(Option<Child>);
 
 impl Running {
