@@ -79,6 +79,7 @@ impl Acquiring {
             deadline,
             entered,
             withdrawn: AtomicBool::new(false),
+            pausing: lock_delay::Begun::new(),
         };
         client.runtime().spawn(attempt.run(reply));
         Self { answer, entry }
@@ -110,6 +111,7 @@ pub(crate) struct Attempt {
     entered: watch::Sender<Option<Entry>>,
     /// The caller is not interested any more: do not enter again.
     withdrawn: AtomicBool,
+    pub(crate) pausing: lock_delay::Begun,
 }
 
 /// Why an attempt is not continued.
@@ -166,16 +168,18 @@ impl Attempt {
         live.counters.enqueued.add_one();
         self.entered.send_replace(Some(placed.entry.clone()));
 
+        // It may be about to be granted when the session is closed.
+        let in_order = self.request.delay.map(|_| live.leaving());
         let turn = tokio::select! {
             biased;
             why = self.interrupted(&mut reply) => {
                 self.give_up(reply, &why, None);
-                if self.request.delay.is_some() {
-                    // It may have been about to be granted.
-                    lock_delay::forget(&live, &self.request.queue, placed.token).await;
-                }
-                live.remove(&placed.entry).await;
-                return;
+                return self.withdraw(&live, &placed).await;
+            }
+            () = live.closing(), if in_order.is_some() => {
+                let lock = self.request.queue.to_string();
+                answer(reply, Err(Error::SessionLost { lock, loss: Loss::Closed }));
+                return self.withdraw(&live, &placed).await;
             }
             turn = self.wait_for_turn(&live, &placed) => turn,
         };
@@ -216,6 +220,14 @@ impl Attempt {
                 answer(reply, Err(error));
             }
         }
+    }
+
+    /// Leaves the queue.
+    async fn withdraw(&self, live: &Live, placed: &Placed) {
+        if self.request.delay.is_some() {
+            lock_delay::withdraw(live, &self.request.queue, placed.token, &self.pausing).await;
+        }
+        live.remove(&placed.entry).await;
     }
 
     async fn interrupted(&self, reply: &mut Reply) -> Interruption {

@@ -545,10 +545,10 @@ impl Guard {
     /// Removes the entry, in order.
     fn leave(&self) -> impl Future<Output = session::Removal> + Send + use<> {
         let (live, entry) = (self.live.clone(), self.entry.clone());
-        let delayed = self.delays.then(|| (self.lock.clone(), self.token));
+        let delayed = self.delays.then(|| (self.lock.clone(), self.token, live.leaving()));
         async move {
-            if let Some((lock, token)) = delayed {
-                lock_delay::forget(&live, &lock, token).await;
+            if let Some((lock, token, _in_order)) = &delayed {
+                lock_delay::forget(&live, lock, *token).await;
             }
             live.remove(&entry).await
         }

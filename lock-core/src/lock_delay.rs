@@ -1,6 +1,9 @@
 //! A pause between a holder that vanished and the next one.
 
+use std::sync::OnceLock;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::backend::Placed;
 use crate::error::Result;
@@ -14,11 +17,42 @@ pub(crate) struct LockDelay(pub(crate) Duration);
 
 const MUTEX: &str = "mutex";
 
+/// What is known of the record when a turn has come.
+#[derive(Debug)]
+pub(crate) struct Before {
+    /// The holder that vanished, and how long to wait because it did.
+    pub(crate) pause: Option<Pause>,
+    /// The record's version, if it may be replaced as it is.
+    version: Option<u64>,
+}
+
+/// A pause that somebody is about to make.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pause {
+    /// The token of the one who vanished.
+    holder: u64,
+    millis: u64,
+}
+
+impl Pause {
+    pub(crate) fn length(self) -> Duration {
+        Duration::from_millis(self.millis)
+    }
+}
+
+/// A pause that has begun, if one has, and when.
+pub(crate) type Begun = OnceLock<(Pause, Instant)>;
+
 impl LockDelay {
     /// Asks the next holder to wait if the one with this token vanishes. `false` when its entry is gone already.
-    pub(crate) async fn ask(&self, live: &Live, name: &Name, placed: &Placed) -> Result<bool> {
+    pub(crate) async fn ask(&self, live: &Live, name: &Name, placed: &Placed, before: Before) -> Result<bool> {
         let millis = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
         let mine = Record::LockDelay { holder: placed.token, millis };
+        if let Some(version) = before.version
+            && record::replace(live, name, version, &mine).await?
+        {
+            return Ok(true);
+        }
         let mut is_there = false;
         loop {
             let asked = record::update(live, name, MUTEX, |record| {
@@ -43,27 +77,45 @@ impl LockDelay {
 
 /// How long the holder before has asked to wait, if it vanished.
 ///
-/// Nobody knows when it vanished if nobody waited then, so the pause always counts from now.
-pub(crate) async fn pause(live: &Live, name: &Name, placed: &Placed) -> Result<Option<Duration>> {
-    match record::read(live, name, MUTEX).await? {
+/// Nobody knows when it vanished if nobody waited then, so the pause counts from now.
+pub(crate) async fn before(live: &Live, name: &Name, placed: &Placed) -> Result<Before> {
+    let (record, version) = record::read_version(live, name, MUTEX).await?;
+    Ok(match record {
         Some(Record::LockDelay { holder, millis }) if holder != placed.token => {
             tracing::info!(lock = %name, millis, "the last holder vanished, waiting");
-            Ok(Some(Duration::from_millis(millis)))
+            let version = (holder < placed.token).then_some(version);
+            Before { pause: Some(Pause { holder, millis }), version }
         }
-        _ => Ok(None),
-    }
+        _ => Before { pause: None, version: Some(version) },
+    })
 }
 
 /// Says that the holder with this token leaves in order. Where that cannot be said, the next one waits as if it had vanished.
 pub(crate) async fn forget(live: &Live, name: &Name, token: u64) {
-    let forgotten = record::update(live, name, MUTEX, |record| {
-        let update = match record {
-            Some(Record::LockDelay { holder, .. }) if holder == token => Update::Clear,
+    leave(live, name, token, None).await;
+}
+
+/// Says that one leaves in order before it held, or in the moment in which it was about to. Of a pause that it has begun, the
+/// next one has to make only what is left: waiters with little patience would else pause one after the other, for ever.
+pub(crate) async fn withdraw(live: &Live, name: &Name, token: u64, begun: &Begun) {
+    leave(live, name, token, begun.get()).await;
+}
+
+async fn leave(live: &Live, name: &Name, token: u64, begun: Option<&(Pause, Instant)>) {
+    let left = begun.map(|(pause, since)| (pause.holder, pause.length().saturating_sub(since.elapsed()).as_millis()));
+    let said = record::update(live, name, MUTEX, |record| {
+        let update = match (record, left) {
+            (Some(Record::LockDelay { holder, .. }), _) if holder == token => Update::Clear,
+            (Some(Record::LockDelay { holder, millis }), Some((vanished, left))) if holder == vanished => {
+                // Not counted twice when an answer was lost.
+                let left = u64::try_from(left).unwrap_or(u64::MAX).min(millis);
+                if left < millis { Update::Write(Record::LockDelay { holder, millis: left }) } else { Update::Keep }
+            }
             _ => Update::Keep,
         };
         Ok((update, ()))
     });
-    if let Err(error) = forgotten.await {
+    if let Err(error) = said.await {
         tracing::debug!(lock = %name, %error, "the next holder will wait as if this one had vanished");
     }
 }

@@ -12,9 +12,13 @@ use crate::clock::{Clock, Instant, sleep_until};
 use crate::error::{Error, Loss, Result};
 use crate::health::Health;
 use crate::metrics::Counters;
+use crate::signal::Signal;
 
 /// Renewals per ttl. Six leave time for several failed ones before the proven life runs out.
 const BEATS_PER_TTL: u32 = 6;
+
+/// Closing a session waits for this part of its ttl, at most, for those who leave in order.
+const LEAVING_BUDGET: u32 = 3;
 
 /// Renewals tried before a session that has just been opened is given up.
 const FIRST_RENEWALS: u32 = 3;
@@ -26,7 +30,24 @@ pub(crate) struct Live {
     pub(crate) runtime: Handle,
     pub(crate) counters: Arc<Counters>,
     renew_now: Arc<Notify>,
+    /// Whether it is about to be closed.
+    closing: Signal<bool>,
+    /// How many have to leave their queues in order before that.
+    leaving: Signal<usize>,
     closed: watch::Receiver<bool>,
+}
+
+/// One who leaves a queue in order. The session is not closed before, as far as the store answers.
+#[derive(Debug)]
+pub(crate) struct Leaving(Arc<Live>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.leaving.set_if(|count| {
+            *count -= 1;
+            true
+        });
+    }
 }
 
 /// The definite end of [`Live::remove`].
@@ -73,7 +94,8 @@ impl Live {
                 closed_sender.send_replace(true);
             }
         });
-        Ok(Arc::new(Self { session, health, runtime, counters, renew_now, closed }))
+        let (closing, leaving) = (Signal::new(false), Signal::new(0));
+        Ok(Arc::new(Self { session, health, runtime, counters, renew_now, closing, leaving, closed }))
     }
 
     /// The interval of renewals.
@@ -223,8 +245,36 @@ impl Live {
         Error::SessionOver { session: self.session.id() }
     }
 
+    /// Resolves when the session is about to be closed.
+    pub(crate) async fn closing(&self) {
+        self.closing.wait_for(|closing| *closing).await;
+    }
+
+    /// Keeps the session from being closed until this one has left.
+    pub(crate) fn leaving(self: &Arc<Self>) -> Leaving {
+        self.leaving.set_if(|count| {
+            *count += 1;
+            true
+        });
+        Leaving(self.clone())
+    }
+
     /// Ends the session and waits until the store was told, as far as it can be reached.
-    pub(crate) async fn close(&self) {
+    pub(crate) async fn close(self: &Arc<Self>) {
+        self.closing.set_if(|closing| !std::mem::replace(closing, true));
+        if self.leaving.value() > 0 {
+            let live = self.clone();
+            let left = self.runtime.spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = live.leaving.wait_for(|count| *count == 0) => {}
+                    _ = live.health.lost() => {}
+                    () = tokio::time::sleep(live.session.ttl() / LEAVING_BUDGET) => {}
+                }
+                live.health.lose(Loss::Closed);
+            });
+            let _ = left.await;
+        }
         self.health.lose(Loss::Closed);
         // An error means that the runtime is gone and the keeper with it.
         let _ = self.closed.clone().wait_for(|closed| *closed).await;

@@ -106,10 +106,12 @@ impl Attempt {
             }
         }
         if let Some(delay) = &self.request.delay {
-            if let Some(pause) = lock_delay::pause(live, &self.request.queue, placed).await? {
-                self.pause(live, mine, &mut watching, pause).await?;
+            let before = lock_delay::before(live, &self.request.queue, placed).await?;
+            if let Some(pause) = before.pause {
+                let _ = self.pausing.set((pause, tokio::time::Instant::now()));
+                self.pause(live, mine, &mut watching, pause.length()).await?;
             }
-            if !delay.ask(live, &self.request.queue, placed).await? {
+            if !delay.ask(live, &self.request.queue, placed, before).await? {
                 return Err(self.entry_removed());
             }
         }

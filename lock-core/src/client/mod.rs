@@ -417,7 +417,8 @@ impl Client {
 
     /// Ends the present session: all guards of this client are lost at once, all its entries leave their queues.
     ///
-    /// Returns when the store has confirmed it or could not be reached in time; then the ttl does it. A session that is
+    /// Returns when the store has confirmed it or could not be reached in time; then the ttl does it. What is leaving a lock with
+    /// a [delay](crate::Mutex::with_lock_delay) has up to a third of the ttl to do so in order. A session that is
     /// just being opened is waited for, at most for the backend's connect timeout, and closed. A later acquire opens a new
     /// session, but what takes part in the background, such as a [`LeaderLatch`](crate::LeaderLatch) or a
     /// [`Membership`](crate::Membership), ends.

@@ -163,10 +163,11 @@ pub async fn second_loss_in_the_pause_begins_another(world: &dyn World) {
     }
 }
 
-pub async fn withdrawing_in_the_pause_leaves_it_to_the_next(world: &dyn World) {
+pub async fn withdrawing_in_the_pause_leaves_the_rest_to_the_next(world: &dyn World) {
     let bench = Bench::new(world, 2).await;
     let removed = bench.delayed(0, SHORT).lock().await.unwrap();
     let second = bench.waiter(world, bench.delayed(1, LONG), 2).await;
+    let vanished = Instant::now();
     bench.remove_first(world).await;
     bench.has_length(world, 1).await;
     tokio::time::sleep(SHORT / 3).await;
@@ -177,11 +178,44 @@ pub async fn withdrawing_in_the_pause_leaves_it_to_the_next(world: &dyn World) {
     assert!(bench.delayed(1, LONG).try_lock_for(timeout).await.unwrap().is_none(), "the deadline counts in the pause");
     assert!(began.elapsed() >= timeout && began.elapsed() < SHORT, "took {:?}", began.elapsed());
     bench.has_length(world, 0).await;
-    let since = Instant::now();
     let third = bench.waiter(world, bench.delayed(0, LONG), 1).await;
-    granted_after(world, SHORT, since, third).await.release().await;
+    let since = Instant::now();
+    granted_after(world, SHORT, vanished, third).await.release().await;
+    assert!(since.elapsed() < SHORT * 2 / 3, "a third was left, and it took {:?}", since.elapsed());
     drop(removed);
     granted_at_once("the last one left in order", bench.delayed(0, LONG)).await.release().await;
+}
+
+pub async fn closing_withdraws_in_order(world: &dyn World) {
+    let bench = Bench::new(world, 2).await;
+    let guard = bench.delayed(0, LONG).lock().await.unwrap();
+    drop(guard);
+    bench.clients[0].client.close().await;
+    let guard = granted_at_once("the last one was dropped", bench.delayed(1, SHORT)).await;
+    let waiter = bench.waiter(world, bench.delayed(0, LONG), 2).await;
+    bench.clients[0].client.close().await;
+    assert!(waiter.outcome(world).await.unwrap_err().is_retryable());
+    bench.has_length(world, 1).await;
+
+    let waiter = bench.waiter(world, bench.delayed(0, LONG), 2).await;
+    let vanished = Instant::now();
+    bench.remove_first(world).await;
+    bench.has_length(world, 1).await;
+    tokio::time::sleep(SHORT * 2 / 3).await;
+    bench.clients[0].client.close().await;
+    assert!(waiter.outcome(world).await.unwrap_err().is_retryable());
+    let next = bench.waiter(world, bench.delayed(1, SHORT), 1).await;
+    let since = Instant::now();
+    let next = granted_after(world, SHORT, vanished, next).await;
+    assert!(since.elapsed() < SHORT * 2 / 3, "a third was left, and it took {:?}", since.elapsed());
+    drop(guard);
+
+    // One that still holds vanishes.
+    let waiter = bench.waiter(world, bench.delayed(0, LONG), 2).await;
+    let vanished = Instant::now();
+    bench.clients[1].client.close().await;
+    assert!(next.check().is_err());
+    granted_after(world, SHORT, vanished, waiter).await.release().await;
 }
 
 pub async fn removed_waiter_causes_no_pause(world: &dyn World) {

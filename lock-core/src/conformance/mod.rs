@@ -206,7 +206,8 @@ macro_rules! conformance {
                 ended_session_of_the_holder_causes_a_pause,
                 removed_holder_causes_a_pause,
                 second_loss_in_the_pause_begins_another,
-                withdrawing_in_the_pause_leaves_it_to_the_next,
+                withdrawing_in_the_pause_leaves_the_rest_to_the_next,
+                closing_withdraws_in_order,
                 removed_waiter_causes_no_pause,
                 who_did_not_ask_neither_waits_nor_makes_others_wait,
                 cut_off_holder_causes_a_pause_after_its_end;

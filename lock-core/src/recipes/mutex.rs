@@ -63,8 +63,9 @@ impl Mutex {
     ///
     /// Everybody who uses the lock has to ask for it: one who does not neither waits nor makes others wait. The pause counts
     /// from the moment in which the next holder would have been granted, because nobody may have seen the last one vanish;
-    /// [`try_lock`](Self::try_lock) takes that long then, too. [`Client::close`] lets go without releasing. Costs three more
-    /// requests at each grant and two at each release.
+    /// [`try_lock`](Self::try_lock) takes that long then, too. Whoever gives up in the pause leaves the rest of it to the
+    /// next. [`Client::close`] withdraws who waits in order, and lets go of what is held without releasing it. Costs two
+    /// more requests at each grant and two at each release.
     ///
     /// # Examples
     /// ```
