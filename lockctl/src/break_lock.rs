@@ -9,8 +9,14 @@ use crate::place::{json as json_of, who};
 use crate::revoke::{holders, token_of};
 use crate::visit::visit;
 
+const AFTER_HELP: &str = "\
+A holder that is alive notices within a second; a command under `lockctl run` is killed then. The next one to run under the
+same lock waits for the --lock-delay of the one that was removed, so that there are never two. For `lockctl elect`, for
+--shared, --exclusive and --permits, and for clients that do not ask for a lock delay, there may be two until then.";
+
 /// What `break` is asked to do.
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
     /// The lock's name
     name: String,
@@ -24,7 +30,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Removes the entry of one holder. The next in the queue is granted at once.
+/// Removes the entry of one holder. The next in the queue is granted at once, or after a lock delay.
 ///
 /// # Errors
 /// That no holder has this token, or the store cannot be reached.

@@ -7,14 +7,17 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::contest::{Contender, Contest, Term, is_ended, is_removed, kill_lockctl, kill_warden};
+use common::contest::{
+    Contender, Contest, Term, after_pause, break_lock, is_ended, is_removed, is_removed_while_deaf, kill_lockctl,
+    kill_warden,
+};
 use common::signal;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 const TTL: Duration = Duration::from_secs(3);
 
-/// A dead holder is noticed at once.
+/// The end of a lock is noticed at once.
 const SOON: Duration = Duration::from_secs(5);
 
 fn locks() -> (TempDir, String) {
@@ -26,7 +29,7 @@ fn locks() -> (TempDir, String) {
 #[tokio::test]
 async fn lockctl_is_killed() {
     let (_dir, url) = locks();
-    Contest::new("killed", TTL).is_handed_on([&url, &url], kill_lockctl, SOON, None).await;
+    Contest::new("killed", TTL).is_handed_on([&url, &url], kill_lockctl, after_pause(TTL), None).await;
 }
 
 #[tokio::test]
@@ -46,7 +49,7 @@ async fn lockctl_is_stopped_for_long() {
         assert_eq!(contest.terms().len(), 1, "{}", contest.story());
         holder.signal(Signal::CONT);
     };
-    contest.is_handed_on([&url, &url], fault, SOON, Some(80)).await;
+    contest.is_handed_on([&url, &url], fault, after_pause(TTL), Some(80)).await;
 }
 
 #[tokio::test]
@@ -64,6 +67,24 @@ async fn a_session_is_removed_and_the_warden_is_stopped() {
         fs::remove_file(dir.path().join("locks/%session").join(session)).unwrap();
     };
     is_removed(TTL, &url, remove).await;
+}
+
+#[tokio::test]
+async fn an_operator_breaks_the_lock() {
+    let (_dir, url) = locks();
+    is_removed(TTL, &url, async |_, term| break_lock(&url, "removed", term)).await;
+}
+
+#[tokio::test]
+async fn an_operator_breaks_the_lock_of_one_that_is_stopped() {
+    let (_dir, url) = locks();
+    let contest = Contest::new("deaf", TTL);
+    let remove = async |holder: &Contender, term: &Term| {
+        holder.signal(Signal::STOP);
+        break_lock(&url, "deaf", term);
+    };
+    let hear = async |holder: &Contender| holder.signal(Signal::CONT);
+    is_removed_while_deaf(&contest, [&url, &url], remove, hear).await;
 }
 
 #[tokio::test]

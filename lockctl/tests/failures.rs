@@ -1,7 +1,4 @@
 //! Whatever goes wrong, no two commands run at once, on real servers.
-//!
-//! An entry or a session that is removed by force is a case of its own: the next holder is there in the same moment, and the command
-//! can only be ended as fast as its `lockctl` is told.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -10,21 +7,17 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::contest::{Contender, Contest, Term, is_ended, is_removed, kill_lockctl, kill_warden};
+use common::contest::{
+    Contender, Contest, Term, alone, break_lock, is_ended, is_removed, is_removed_while_deaf, kill_lockctl, kill_warden,
+};
 use integration::{Etcd, Mode, Proxy, ZooKeeper};
 use rustix::process::Signal;
 use tokio::time::sleep;
 
 const TTL: Duration = Duration::from_secs(4);
 
-/// The server counts the ttl from the last renewal, and ends sessions a little late.
-const LATEST: Duration = Duration::from_secs(12);
-
-/// Waits for the end of a term, before which nobody else may begin.
-async fn alone(contest: &Contest, term: &Term) {
-    is_ended(contest, term).await;
-    assert_eq!(contest.terms().len(), 1, "ended before anybody else began: {}", contest.story());
-}
+/// The server counts the ttl from the last renewal, and ends sessions a little late; then comes the pause.
+const LATEST: Duration = Duration::from_secs(18);
 
 /// Stops `lockctl` until after somebody else has the lock.
 async fn stop(contest: &Contest, holder: &Contender, term: &Term) {
@@ -79,6 +72,33 @@ async fn holders_fail(url: &(impl Fn(&str) -> String + Sync), server: SocketAddr
     );
 }
 
+/// The lock is removed while its holder cannot hear of it: `lockctl` is stopped, or cut off from the server for a while.
+async fn is_removed_unheard<F>(
+    url: &(impl Fn(&str) -> String + Sync),
+    server: SocketAddr,
+    remove: impl Fn(&'static str, Term) -> F + Send + Sync,
+) where
+    F: Future<Output = ()> + Send,
+{
+    let proxy = Proxy::start(server).await.unwrap();
+    let (direct, by_proxy) = (url(&server.to_string()), url(&proxy.endpoint()));
+    let (stopped, held) = (Contest::new("stopped", TTL), Contest::new("held", TTL));
+    let stop = async |holder: &Contender, term: &Term| {
+        holder.signal(Signal::STOP);
+        remove("stopped", term.clone()).await;
+    };
+    let hold = async |_: &Contender, term: &Term| {
+        proxy.set_both(Mode::Hold);
+        remove("held", term.clone()).await;
+    };
+    let go_on = async |holder: &Contender| holder.signal(Signal::CONT);
+    let resume = async |_: &Contender| proxy.set_both(Mode::Pass);
+    tokio::join!(
+        is_removed_while_deaf(&stopped, [&direct, &direct], stop, go_on),
+        is_removed_while_deaf(&held, [&by_proxy, &direct], hold, resume),
+    );
+}
+
 /// The server is silent for two ttl, so that all sessions are lost.
 async fn a_server_is_silent(url: &str, pause: impl Fn() + Send + Sync, resume: impl Fn() + Send + Sync) {
     let contest = Contest::new("silent", TTL);
@@ -118,16 +138,25 @@ fn zk_url(endpoint: &str) -> String {
 async fn holders_fail_on_etcd() {
     let etcd = Etcd::single().await.unwrap();
     holders_fail(&etcd_url, etcd.addr(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_removes_a_holder_on_etcd() {
+    let etcd = Etcd::single().await.unwrap();
     let url = etcd_url(&etcd.endpoint(0));
-    is_removed(TTL, &url, async |_, term| {
+    let delete = async |_: &str, term: Term| {
         etcd.ctl(&["del", &term.key]).await.unwrap();
-    })
-    .await;
-    is_removed(TTL, &url, async |_, term| {
+    };
+    let revoke = async |_: &str, term: Term| {
         let lease = term.key.rsplit('/').next().unwrap().split('-').next().unwrap();
         etcd.lease_revoke(i64::from_str_radix(lease, 16).unwrap()).await.unwrap();
-    })
-    .await;
+    };
+    // One after the other, for they have the same name.
+    is_removed(TTL, &url, async |_, term| delete("removed", term.clone()).await).await;
+    is_removed(TTL, &url, async |_, term| revoke("removed", term.clone()).await).await;
+    is_removed(TTL, &url, async |_, term| break_lock(&url, "removed", term)).await;
+    is_removed_unheard(&etcd_url, etcd.addr(0), delete).await;
+    is_removed_unheard(&etcd_url, etcd.addr(0), revoke).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -156,13 +185,20 @@ async fn the_leader_of_three_etcd_servers_is_killed() {
 async fn holders_fail_on_zookeeper() {
     let zookeeper = ZooKeeper::single().await.unwrap();
     holders_fail(&zk_url, zookeeper.addr(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_removes_a_holder_on_zookeeper() {
+    let zookeeper = ZooKeeper::single().await.unwrap();
     let url = zk_url(&zookeeper.endpoint(0));
     let admin = zookeeper.admin().await.unwrap();
-    is_removed(TTL, &url, async |_, term| {
+    let delete = async |term: &Term| {
         let path = if term.key.starts_with("/locks/") { term.key.clone() } else { format!("/locks{}", term.key) };
         admin.delete(&path).await.unwrap();
-    })
-    .await;
+    };
+    is_removed(TTL, &url, async |_, term| delete(term).await).await;
+    is_removed(TTL, &url, async |_, term| break_lock(&url, "removed", term)).await;
+    is_removed_unheard(&zk_url, zookeeper.addr(0), async |name, term| break_lock(&url, name, &term)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -328,6 +328,81 @@ fn a_lock_is_not_passed_on_before_the_command_of_a_killed_lockctl_is_dead() {
     assert_eq!(next.exit_code(), Some(0), "99: the command was still there");
 }
 
+/// The next one would wait for an hour.
+#[test]
+fn whoever_ends_in_order_leaves_no_pause() {
+    let stage = Stage::new();
+    let url = stage.url();
+    let run = |options: &[&str], command: &[&str]| {
+        let mut lockctl = lockctl(&url);
+        lockctl.args(["run", "--lock-delay", "1h"]).args(options).args(["lock", "--"]).args(command);
+        lockctl
+    };
+    let at_once = |what: &str| {
+        let output = run(&["--timeout", "20s"], &["true"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{what}: {output:?}");
+    };
+    for (code, command) in [
+        (3, &["sh", "-c", "exit 3"][..]),
+        (137, &["sh", "-c", "kill -KILL $$"]),
+        (0, &["sh", "-c", "sleep 1000 & exit 0"]),
+        (127, &["lockctl-no-such-program"]),
+    ] {
+        assert_eq!(run(&[], command).output().unwrap().status.code(), Some(code), "{command:?}");
+        at_once(&format!("{command:?}"));
+    }
+    for what in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let (holder, _) = stage.hold(&["--lock-delay", "1h", "lock"], "echo held > $SAID; exec sleep 1000");
+        for (options, code) in [(&["--try"][..], 75), (&["--timeout", "300ms"], 75)] {
+            assert_eq!(run(options, &["true"]).output().unwrap().status.code(), Some(code));
+        }
+        let waiter = Running::start(&mut run(&[], &["true"]));
+        let queue = || stdout(&lockctl(&url).args(["queue", "--json", "lock"]).output().unwrap());
+        wait_for("a waiter", || queue().contains("waiter").then_some(()));
+        signal(waiter.id(), what);
+        waiter.exit_code();
+        signal(holder.id(), what);
+        holder.exit_code();
+        at_once(&format!("{what:?}"));
+    }
+    let (holder, _) = stage.hold(&["--lock-delay", "1h", "lock"], "echo held > $SAID; exec sleep 1000");
+    assert!(lockctl(&url).args(["revoke", "lock"]).output().unwrap().status.success());
+    holder.exit_code();
+    at_once("revoke");
+}
+
+#[test]
+fn a_holder_that_vanished_makes_the_next_one_wait() {
+    let stage = Stage::new();
+    let url = stage.url();
+    let vanish = || {
+        let (holder, _) = stage.hold(&["--lock-delay", "3s", "lock"], "echo held > $SAID; exec sleep 1000");
+        signal(holder.id(), Signal::KILL);
+        holder.exit_code();
+        let who = || lockctl(&url).args(["who", "lock"]).output().unwrap().status.code();
+        wait_for("the end of its command", || (who() == Some(75)).then_some(()));
+    };
+    let run = |options: &[&str]| {
+        let output = lockctl(&url).arg("run").args(options).args(["lock", "--", "true"]).output().unwrap();
+        output.status.code()
+    };
+    vanish();
+    let vanished = Instant::now();
+    assert_eq!(run(&["--try"]), Some(0));
+    assert!(vanished.elapsed() > Duration::from_millis(2_900), "{:?}", vanished.elapsed());
+    vanish();
+    let vanished = Instant::now();
+    let mut given_up = 0;
+    // Each makes a part of the pause.
+    while run(&["--timeout", "500ms"]) == Some(75) {
+        given_up += 1;
+        assert!(given_up < 10, "for ever");
+    }
+    assert!(vanished.elapsed() > Duration::from_millis(2_900) && given_up > 2, "{given_up} {:?}", vanished.elapsed());
+    vanish();
+    assert_eq!(run(&["--timeout", "2s", "--lock-delay", "0s"]), Some(0), "it does not ask, and so it does not wait");
+}
+
 #[test]
 fn a_signal_while_waiting_leaves_the_queue() {
     let stage = Stage::new();
@@ -400,6 +475,7 @@ fn what_cannot_be_used_is_refused() {
         (&["run", "--tyr", "lock", "true"], 64, "--tyr"),
         (&["run", "--try", "--timeout", "1s", "lock", "true"], 64, "--timeout"),
         (&["run", "--shared", "--exclusive", "lock", "true"], 64, "--exclusive"),
+        (&["run", "--shared", "--lock-delay", "1s", "lock", "true"], 64, "--lock-delay"),
         (&["run", "--permits", "3/2", "lock", "true"], 64, "K/N"),
         (&["run", "--timeout", "5", "lock", "true"], 64, "500ms"),
         (&["run", "", "true"], 78, "name"),

@@ -3,18 +3,25 @@
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
+use std::time::Duration;
 
-use lock_core::{Client, Error, Guard, Leadership, Permits, ReadGuard, Release, WriteGuard};
+use lock_core::{Client, Error, Guard, Leadership, Mutex, Permits, ReadGuard, Release, WriteGuard};
 
 use crate::exit::Failure;
 
 /// What is wanted of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    Mutex,
+    /// With what the next holder waits when this one vanishes.
+    Mutex {
+        delay: Duration,
+    },
     Shared,
     Exclusive,
-    Permits { count: u32, limit: u32 },
+    Permits {
+        count: u32,
+        limit: u32,
+    },
 }
 
 /// A lock that is held.
@@ -37,8 +44,8 @@ impl Wanted {
     /// What is wrong with the name or the numbers.
     pub(crate) fn wait(self, client: &Client, name: &str) -> Result<Waiting, Error> {
         Ok(match self {
-            Self::Mutex => {
-                let lock = client.mutex(name)?.lock();
+            Self::Mutex { delay } => {
+                let lock = mutex(client, name, delay)?.lock();
                 Box::pin(async { lock.await.map(Held::Mutex) })
             }
             Self::Shared => {
@@ -62,7 +69,7 @@ impl Wanted {
     /// As [`wait`](Self::wait), and those of the store.
     pub(crate) async fn try_now(self, client: &Client, name: &str) -> Result<Option<Held>, Error> {
         Ok(match self {
-            Self::Mutex => client.mutex(name)?.try_lock().await?.map(Held::Mutex),
+            Self::Mutex { delay } => mutex(client, name, delay)?.try_lock().await?.map(Held::Mutex),
             Self::Shared => client.rw_lock(name)?.try_read().await?.map(Held::Shared),
             Self::Exclusive => client.rw_lock(name)?.try_write().await?.map(Held::Exclusive),
             Self::Permits { count, limit } => {
@@ -74,7 +81,7 @@ impl Wanted {
     /// An error, with what can be done about it here.
     pub(crate) fn explained(self, error: Error) -> Failure {
         let hint = match (&error, self) {
-            (Error::OtherRecipe { found: "read-write lock", .. }, Self::Mutex) => {
+            (Error::OtherRecipe { found: "read-write lock", .. }, Self::Mutex { .. }) => {
                 Some("with --exclusive it is the write side of that lock, with --shared the read side")
             }
             (Error::OtherRecipe { found: "mutex", .. }, Self::Shared | Self::Exclusive) => {
@@ -87,6 +94,11 @@ impl Wanted {
             None => error.into(),
         }
     }
+}
+
+fn mutex(client: &Client, name: &str, delay: Duration) -> Result<Mutex, Error> {
+    let mutex = client.mutex(name)?;
+    Ok(if delay.is_zero() { mutex } else { mutex.with_lock_delay(delay) })
 }
 
 impl Held {

@@ -12,7 +12,7 @@
 //! | What goes wrong | What ends the command |
 //! |---|---|
 //! | the store does not answer, or `lockctl` is stopped or stuck | the warden, by its clock: SIGTERM, the grace, SIGKILL |
-//! | the lock is another's, such as an entry that was removed | `lockctl` tells the warden: SIGKILL |
+//! | the entry was removed, and the next holder waits for the lock delay | `lockctl` tells the warden: SIGKILL |
 //! | `lockctl` is killed | the warden, at the end of the channel: SIGKILL |
 //! | the warden is killed | the command's death signal, and `lockctl`, to which all the rest falls |
 //! | the warden is stopped or stuck | `lockctl`, which kills the warden |
@@ -58,7 +58,8 @@ const AFTER_HELP: &str = "\
 The command gets the terminal, the signals and the standard input of lockctl, and lockctl ends with its exit code. It finds
 LOCK_NAME, LOCK_KEY, LOCK_TOKEN (a number that grows with each holder) and LOCK_VALID_MS in its environment.
 
-The command is dead before anybody else can hold the lock. When the store has not confirmed the lock for too long, the command
+The command is dead before anybody else can hold the lock, even if somebody removes the lock by force: unless the last holder
+has released it, the next one waits for --lock-delay. With --shared, --exclusive and --permits nobody waits after that. When the store has not confirmed the lock for too long, the command
 gets SIGTERM, and SIGKILL after --grace; when the lock is gone already, SIGKILL. The exit code is 80 then. When somebody asks
 for the lock with `lockctl revoke`, the command gets SIGTERM, and SIGKILL after --grace; the exit code is the command's. Whatever
 the command leaves running ends before the lock is released. A command that becomes another user (sudo) cannot be ended by
@@ -88,6 +89,11 @@ pub(crate) struct Args {
     /// Hold K of the N permits of a semaphore; N is the same for everybody
     #[arg(long, value_name = "K/N", value_parser = permits)]
     permits: Option<(u32, u32)>,
+
+    /// How long the next holder waits when this one vanishes without releasing the lock; 0s for not at all. One second more
+    /// than the ttl if not given, so that the command is dead even if somebody removes the lock by force
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = ["shared", "exclusive", "permits"])]
+    lock_delay: Option<Duration>,
 
     /// Do not wait: exit with 75 when the lock is not free
     #[arg(long = "try", conflicts_with = "timeout")]
@@ -157,15 +163,15 @@ pub(crate) async fn main(store: &Store, args: Args) -> Result<Exit, Failure> {
     let patience = acquire::patience(args.timeout);
     let label = args.how.label(&args.command);
     let command = args.how.command(args.command.clone())?;
-    let wanted = match (args.shared, args.exclusive, args.permits) {
-        (true, ..) => Wanted::Shared,
-        (_, true, _) => Wanted::Exclusive,
-        (_, _, Some((count, limit))) => Wanted::Permits { count, limit },
-        _ => Wanted::Mutex,
-    };
     let acquired = async {
         let client = acquire::connect(store, label.as_deref(), patience, &mut signals).await?;
         let timing = timing(&client, &args.how).await?;
+        let wanted = match (args.shared, args.exclusive, args.permits) {
+            (true, ..) => Wanted::Shared,
+            (_, true, _) => Wanted::Exclusive,
+            (_, _, Some((count, limit))) => Wanted::Permits { count, limit },
+            _ => Wanted::Mutex { delay: args.lock_delay.unwrap_or(timing.removed) },
+        };
         let held = acquire(&client, wanted, &args, patience, &mut signals).await?;
         Ok((client, timing, held))
     };

@@ -31,12 +31,14 @@ pub(crate) struct Progress {
     name: String,
     on_terminal: bool,
     told: String,
+    /// Whether it was the first one when it looked.
+    was_first: bool,
 }
 
 impl Progress {
     pub(crate) fn new(client: &Client, name: &str) -> Self {
         let on_terminal = io::stderr().is_terminal();
-        Self { client: client.clone(), name: name.to_owned(), on_terminal, told: String::new() }
+        Self { client: client.clone(), name: name.to_owned(), on_terminal, told: String::new(), was_first: false }
     }
 
     /// Tells it again and again, for ever.
@@ -48,9 +50,10 @@ impl Progress {
             if let (Ok(session), Ok(queue)) = (self.client.session_id().await, self.client.entries(&self.name).await) {
                 let length = u32::try_from(queue.len()).unwrap_or(u32::MAX);
                 pause = pause.max(PER_WAITER.saturating_mul(length));
-                if let Some(place) = place(&queue, &session) {
+                if let Some(place) = place(&queue, &session, self.was_first) {
                     self.tell(&format!("waiting for {:?}: {place}", self.name));
                 }
+                self.was_first = queue.first().is_some_and(|first| first.session == session);
             }
             tokio::time::sleep(pause).await;
         }
@@ -86,9 +89,14 @@ impl Drop for Progress {
 }
 
 /// The place of a session in a queue, and who is first.
-fn place(queue: &[QueueEntry], session: &str) -> Option<String> {
+fn place(queue: &[QueueEntry], session: &str, was_first: bool) -> Option<String> {
     let at = queue.iter().position(|entry| entry.session == session)?;
-    let first = queue.first().filter(|_| at > 0)?;
+    if at == 0 {
+        // One that is first for long waits for the end of the lock delay, there is nothing else.
+        let told = "first in the queue, but the last holder vanished, and what it ran gets time to end";
+        return was_first.then(|| told.to_owned());
+    }
+    let first = queue.first()?;
     Some(format!("place {} of {}, behind {}", at + 1, queue.len(), who(first)))
 }
 
@@ -122,13 +130,14 @@ mod tests {
         let owner = br#"{"host":"db1","pid":47,"label":"backup"}"#;
         let queue =
             [entry("a", Kind::Exclusive, owner), entry("b", Kind::Exclusive, b""), entry("c", Kind::Exclusive, b"")];
-        let told = place(&queue, "c").unwrap();
+        let told = place(&queue, "c", false).unwrap();
         assert!(told.starts_with("place 3 of 3, behind db1 pid 47 (backup), which asked for it "), "{told}");
-        assert_eq!(place(&queue, "a"), None, "it is about to be granted");
-        assert_eq!(place(&queue, "z"), None);
-        assert_eq!(place(&[], "z"), None);
-        assert_eq!(place(&queue[1..], "c").unwrap(), "place 2 of 2, behind session b");
+        assert_eq!(place(&queue, "a", false), None, "it is about to be granted");
+        assert!(place(&queue, "a", true).unwrap().contains("the last holder vanished"));
+        assert_eq!(place(&queue, "z", true), None);
+        assert_eq!(place(&[], "z", true), None);
+        assert_eq!(place(&queue[1..], "c", true).unwrap(), "place 2 of 2, behind session b");
         let election = [entry("a", Kind::Candidate, b"10.0.0.1"), entry("b", Kind::Candidate, b"10.0.0.2")];
-        assert_eq!(place(&election, "b").unwrap(), "place 2 of 2, behind \"10.0.0.1\"");
+        assert_eq!(place(&election, "b", false).unwrap(), "place 2 of 2, behind \"10.0.0.1\"");
     }
 }

@@ -7,6 +7,9 @@ use crate::exit::{Exit, Failure};
 /// The longest grace that is given unasked.
 const USUAL_GRACE: Duration = Duration::from_secs(5);
 
+/// Within this time a holder that the store can reach is told that its entry was removed, and the command is dead.
+const TOLD: Duration = Duration::from_secs(1);
+
 /// The times around the end of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Timing {
@@ -14,6 +17,11 @@ pub(crate) struct Timing {
     pub(crate) grace: Duration,
     /// From SIGKILL to the moment in which the lock may be another's.
     pub(crate) margin: Duration,
+    /// From the moment in which somebody removes the lock by force to the one in which the command is dead for certain.
+    ///
+    /// As long as the store does not reach this holder, the command has what is left of the last proof, which is less than
+    /// a ttl. Once it does, this holder knows within [`TOLD`] and ends the command without a grace.
+    pub(crate) removed: Duration,
 }
 
 impl Timing {
@@ -32,7 +40,7 @@ impl Timing {
             );
             return Err(Failure::new(Exit::CONFIGURATION, problem));
         }
-        Ok(Self { grace, margin })
+        Ok(Self { grace, margin, removed: ttl + TOLD })
     }
 
     /// How often to look whether there is a new proof, or the warden fails.
@@ -50,9 +58,9 @@ mod tests {
     #[test]
     fn the_grace_fits_into_the_ttl() {
         let usual = Timing::new(30 * SECOND, None).unwrap();
-        assert_eq!(usual, Timing { grace: 5 * SECOND, margin: 2 * SECOND });
+        assert_eq!(usual, Timing { grace: 5 * SECOND, margin: 2 * SECOND, removed: 31 * SECOND });
         let short = Timing::new(3 * SECOND, None).unwrap();
-        assert_eq!(short, Timing { grace: SECOND, margin: Duration::from_millis(300) });
+        assert_eq!(short, Timing { grace: SECOND, margin: Duration::from_millis(300), removed: 4 * SECOND });
         assert_eq!(Timing::new(30 * SECOND, Some(18 * SECOND)).unwrap().grace, 18 * SECOND);
         let error = Timing::new(30 * SECOND, Some(19 * SECOND)).unwrap_err();
         assert_eq!(error.exit(), Exit::CONFIGURATION);

@@ -212,22 +212,50 @@ pub async fn is_ended(contest: &Contest, term: &Term) {
     }
 }
 
-/// An entry or a session is removed by force: the next one is there in the same moment. The first one learns of it in a moment,
-/// and its command does not get a grace.
+/// Waits for the end of a term, before which nobody else may begin.
+pub async fn alone(contest: &Contest, term: &Term) {
+    is_ended(contest, term).await;
+    assert_eq!(contest.terms().len(), 1, "ended before anybody else began: {}", contest.story());
+}
+
+/// An entry or a session is removed by force: the first one learns of it in a moment, and its command does not get a grace. The
+/// next one is there at once, and its command is not started before the first one is dead.
 pub async fn is_removed(ttl: Duration, url: &str, remove: impl AsyncFnOnce(&Contender, &Term)) {
     let contest = Contest::new("removed", ttl);
-    let mut first = contest.enter(url, "first");
-    let term = contest.term(0, PATIENCE).await;
-    let mut second = contest.enter(url, "second");
-    // Longer than the quarter of a second after which a holder watches its own entry.
-    second.waits().await;
-    remove(&first, &term).await;
-    let next = contest.term(1, PATIENCE).await;
-    assert_eq!(first.exit().await, Some(80), "{}", contest.story());
-    let last = contest.terms()[0].last;
-    assert!(last - next.begin < 0.5, "{last} {next:?}: {}", contest.story());
-    assert!(!term.pids.into_iter().any(is_alive), "{}", contest.story());
-    second.finish().await;
+    let fault = async |holder: &Contender, term: &Term| {
+        remove(holder, term).await;
+        let removed = Instant::now();
+        is_ended(&contest, term).await;
+        assert!(removed.elapsed() < ttl / 2, "it was told, and not only out of proof: {}", contest.story());
+    };
+    contest.is_handed_on([url, url], fault, after_pause(ttl), Some(80)).await;
+}
+
+/// The same, while the first one cannot hear of it: its command goes on until its proof runs out.
+pub async fn is_removed_while_deaf(
+    contest: &Contest,
+    urls: [&str; 2],
+    remove: impl AsyncFnOnce(&Contender, &Term),
+    hear: impl AsyncFnOnce(&Contender),
+) {
+    let fault = async |holder: &Contender, term: &Term| {
+        remove(holder, term).await;
+        alone(contest, term).await;
+        contest.term(1, after_pause(contest.ttl)).await;
+        hear(holder).await;
+    };
+    contest.is_handed_on(urls, fault, after_pause(contest.ttl), Some(80)).await;
+}
+
+/// By when somebody has a lock whose last holder vanished, once the store knows of that.
+pub fn after_pause(ttl: Duration) -> Duration {
+    ttl + Duration::from_secs(6)
+}
+
+/// Breaks the lock as an operator does.
+pub fn break_lock(url: &str, name: &str, term: &Term) {
+    let output = lockctl(url).args(["break", name, "--token", &term.token.to_string()]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 pub async fn kill_lockctl(holder: &Contender, _: &Term) {
