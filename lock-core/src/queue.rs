@@ -1,7 +1,8 @@
 //! A queue as people and tools see it: who holds, who waits, and what an operator can do about it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::{Dequeued, Entry, Kind, QueueEntry};
 use crate::changes::Changes;
@@ -161,6 +162,45 @@ impl Queue {
             .with_session(move |live| async move {
                 let entries = live.retry(|| live.session.entries(&name, usize::MAX)).await?;
                 places(&live, &name, entries).await
+            })
+            .await
+    }
+
+    /// How long the store would still keep the holders among these places if they fell silent now, by their
+    /// [session](Place::session). One request for each of these sessions; none for waiters.
+    ///
+    /// A session that is over is not in it, and no session where the store does not tell: ZooKeeper's protocol has no such
+    /// request, and in a directory a lock ends with its process, at no time that is known before.
+    ///
+    /// # Errors
+    /// As [`Client::entries`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// let guard = client.mutex("reindex")?.lock().await?;
+    /// let queue = client.queue("reindex")?;
+    /// let places = queue.list().await?;
+    /// let left = queue.time_left(&places).await?;
+    /// assert!(left[&places[0].session] <= client.ttl().await?);
+    /// # drop(guard); Ok(()) }
+    /// ```
+    pub async fn time_left(&self, places: &[Place]) -> Result<HashMap<String, Duration>> {
+        let holders = places.iter().filter(|place| place.role == Role::Holder);
+        let sessions: BTreeSet<String> = holders.map(|place| place.session.clone()).collect();
+        if sessions.is_empty() {
+            return Ok(HashMap::new());
+        }
+        self.client
+            .with_session(|live| async move {
+                let mut left = HashMap::new();
+                for session in sessions {
+                    if let Some(time) = live.retry(|| live.session.time_left(&session)).await? {
+                        left.insert(session, time);
+                    }
+                }
+                Ok(left)
             })
             .await
     }

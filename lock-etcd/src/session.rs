@@ -21,7 +21,7 @@ use crate::keys;
 use crate::queue::{ENTER, LEAVE, LIST, LOOK, SETTLE};
 use crate::queues::LIST_NAMES;
 use crate::renewal::{Renewal, Round};
-use crate::values::{OWNER, READ, WRITE};
+use crate::values::{OWNER, READ, TIME_LEFT, WRITE};
 use crate::watch::{WATCH, WATCH_QUEUE};
 use crate::watches::Watches;
 
@@ -186,6 +186,10 @@ impl Session for EtcdSession {
 
     async fn owner(&self, session: &str) -> Result<Option<Vec<u8>>> {
         self.bounded(OWNER, self.read_owner(session)).await
+    }
+
+    async fn time_left(&self, session: &str) -> Result<Option<Duration>> {
+        self.bounded(TIME_LEFT, self.read_time_left(session)).await
     }
 
     async fn close(&self) -> Result<()> {

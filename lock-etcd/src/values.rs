@@ -1,10 +1,14 @@
 //! Values of entries and records, and who owns a session.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
 use lock_core::backend::{Content, Entry, Kind, Written};
 use lock_core::{Error, Name, Result};
 
 use crate::downgrade::{shown, stored};
+use crate::endpoints::Connection;
 use crate::error::{Failure, Meaning};
 use crate::keys;
 use crate::session::EtcdSession;
@@ -12,6 +16,7 @@ use crate::session::EtcdSession;
 pub(crate) const READ: &str = "read a value";
 pub(crate) const WRITE: &str = "write a value";
 pub(crate) const OWNER: &str = "read a session's owner";
+pub(crate) const TIME_LEFT: &str = "read how long a lease is kept";
 
 impl EtcdSession {
     pub(crate) fn record_of(&self, queue: &Name) -> Entry {
@@ -90,14 +95,28 @@ impl EtcdSession {
 
     /// What a live session keeps in its own key.
     pub(crate) async fn read_owner(&self, session: &str) -> Result<Option<Vec<u8>>> {
-        let lease = u64::from_str_radix(session, 16).unwrap_or_default().cast_signed();
-        // Keys without a lease are others'.
-        if lease == 0 || format!("{lease:x}") != session {
-            return Ok(None);
-        }
+        let Some(lease) = lease_of(session) else { return Ok(None) };
         let range = self.get(OWNER, keys::session_key(self.namespace(), lease), GetOptions::new()).await?;
         Ok(range.kvs().first().filter(|kv| kv.lease() == lease).map(|kv| kv.value().to_vec()))
     }
+
+    /// Answered by the leader alone, who counts the time.
+    pub(crate) async fn read_time_left(&self, session: &str) -> Result<Option<Duration>> {
+        let Some(lease) = lease_of(session) else { return Ok(None) };
+        let request = async |connection: Arc<Connection>| connection.lease.clone().time_to_live(lease, None).await;
+        match self.endpoints.request(request).await {
+            // Negative when it is over.
+            Ok(answer) => Ok(u64::try_from(answer.ttl()).ok().map(Duration::from_secs)),
+            Err(failure) if failure.meaning == Meaning::LeaseNotFound => Ok(None),
+            Err(failure) => Err(self.explain(failure, TIME_LEFT)),
+        }
+    }
+}
+
+/// Keys without a lease are others'.
+fn lease_of(session: &str) -> Option<i64> {
+    let lease = u64::from_str_radix(session, 16).ok()?.cast_signed();
+    (lease != 0 && format!("{lease:x}") == session).then_some(lease)
 }
 
 fn version(kv: &KeyValue) -> u64 {

@@ -1,12 +1,15 @@
 //! A place in a queue, as people and as programs read it.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use lock_core::backend::Kind;
 use lock_core::owner::Owner;
 use lock_core::{Place, Role};
 use serde::Serialize;
 
 use crate::output::plain::{cut, plain};
-use crate::output::time::{ago, rfc3339};
+use crate::output::time::{ago, rfc3339, rough};
 
 /// Characters of a value or a label that a table shows.
 const CELL: usize = 40;
@@ -163,6 +166,29 @@ pub(crate) fn who_exactly(place: &Place) -> String {
     told.join(", ")
 }
 
+/// How long the store would keep the sessions of the holders if they fell silent now.
+pub(crate) type Left = HashMap<String, Duration>;
+
+/// A place in a queue that is shown as a whole.
+#[derive(Debug, Serialize)]
+pub(crate) struct Timed<'a> {
+    #[serde(flatten)]
+    place: Json<'a>,
+    /// For holders, where the store tells.
+    time_left_ms: Option<u128>,
+}
+
+impl<'a> Timed<'a> {
+    pub(crate) fn of(place: &'a Place, left: &Left) -> Self {
+        Self { place: json(place), time_left_ms: time_left(place, left).map(|left| left.as_millis()) }
+    }
+}
+
+/// Waiters may be in the session of a holder.
+fn time_left(place: &Place, left: &Left) -> Option<Duration> {
+    left.get(&place.session).filter(|_| place.role == Role::Holder).copied()
+}
+
 /// The columns that a queue's table has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Columns {
@@ -180,11 +206,12 @@ impl Columns {
 
     pub(crate) fn heads(self) -> Vec<String> {
         self.row(
-            ["AHEAD", "ROLE", "WANTS", "TOKEN", "CAME", "HOST", "PID", "LABEL", "VALUE", "SESSION"].map(str::to_owned),
+            ["AHEAD", "ROLE", "WANTS", "TOKEN", "CAME", "TIME LEFT", "HOST", "PID", "LABEL", "VALUE", "SESSION"]
+                .map(str::to_owned),
         )
     }
 
-    pub(crate) fn cells(self, place: &Place) -> Vec<String> {
+    pub(crate) fn cells(self, place: &Place, left: &Left) -> Vec<String> {
         let owner = place.owner.as_ref();
         let or_dash = |cell: Option<String>| cell.unwrap_or_else(|| "-".into());
         let role = match (place.role, place.revoked) {
@@ -202,6 +229,7 @@ impl Columns {
             wants,
             or_dash(place.token.map(|token| token.to_string())),
             or_dash(owner.map(|owner| ago(owner.since_unix_ms))),
+            or_dash(time_left(place, left).map(rough)),
             or_dash(owner.map(|owner| cut(&owner.host, CELL))),
             or_dash(owner.map(|owner| owner.pid.to_string())),
             or_dash(owner.and_then(|owner| owner.label.as_ref()).map(|label| cut(label, CELL))),
@@ -210,8 +238,8 @@ impl Columns {
         ])
     }
 
-    fn row(self, all: [String; 10]) -> Vec<String> {
-        let shown = [true, true, self.wants, true, true, true, true, self.label, self.value, true];
+    fn row(self, all: [String; 11]) -> Vec<String> {
+        let shown = [true, true, self.wants, true, true, true, true, true, self.label, self.value, true];
         all.into_iter().zip(shown).filter_map(|(cell, shown)| shown.then_some(cell)).collect()
     }
 }

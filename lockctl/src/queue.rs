@@ -13,7 +13,7 @@ use crate::output::screen::{Screen, height};
 use crate::output::style::Style;
 use crate::output::time::now;
 use crate::output::{self, json, table};
-use crate::place::{Columns, Json, count, json as json_of, recipe, who};
+use crate::place::{Columns, Left, Timed, count, recipe, who};
 use crate::visit::visit;
 
 /// How often times such as `3m ago` are drawn again while nothing changes.
@@ -25,8 +25,8 @@ pub(crate) struct Args {
     /// The lock's name
     name: String,
 
-    /// Go on, and tell of each change: on a terminal in place, otherwise in one line. Costs the store one watch for the
-    /// queue and one for its settings, however many stand in it
+    /// Go on, and tell of each change: on a terminal in place, otherwise in one line. Costs the store one watch, however
+    /// many stand in the queue, and for a semaphore one more
     #[arg(long, short)]
     watch: bool,
 
@@ -43,7 +43,7 @@ pub(crate) struct Args {
 struct Whole<'a> {
     name: &'a str,
     recipe: Option<String>,
-    places: Vec<Json<'a>>,
+    places: Vec<Timed<'a>>,
 }
 
 /// Shows a queue.
@@ -60,12 +60,13 @@ pub(crate) async fn main(store: &Store, args: Args) -> Result<Exit, Failure> {
 
 async fn show(queue: &Queue, args: &Args) -> Result<Exit, Failure> {
     let places = queue.list().await?;
+    let left = queue.time_left(&places).await?;
     if args.json {
-        json::print(&whole(queue, &places))?;
+        json::print(&whole(queue, &places, &left))?;
     } else if places.is_empty() {
         say(format_args!("nobody holds or waits for {:?}", queue.name()));
     } else {
-        output::print_lines(&lines(queue, &places, height().filter(|_| !args.all)))?;
+        output::print_lines(&lines(queue, &places, &left, height().filter(|_| !args.all)))?;
     }
     Ok(Exit::OK)
 }
@@ -77,7 +78,7 @@ async fn watch(queue: &Queue, args: &Args) -> Result<Exit, Failure> {
         loop {
             let places = watch.next().await?;
             if args.json {
-                json::print(&whole(queue, &places))?;
+                json::print(&whole(queue, &places, &queue.time_left(&places).await?))?;
             } else {
                 output::print_lines(&[format!("{} {}", now(), summary(queue, &places))])?;
             }
@@ -87,7 +88,7 @@ async fn watch(queue: &Queue, args: &Args) -> Result<Exit, Failure> {
         signal(SignalKind::window_change()).map_err(|error| Failure::system("listen for signals", error))?;
     let mut places = watch.next().await?;
     loop {
-        screen.draw(&lines(queue, &places, height()))?;
+        screen.draw(&lines(queue, &places, &queue.time_left(&places).await?, height()))?;
         tokio::select! {
             next = watch.next() => places = next?,
             _ = resized.recv() => screen.clear()?,
@@ -96,11 +97,11 @@ async fn watch(queue: &Queue, args: &Args) -> Result<Exit, Failure> {
     }
 }
 
-fn whole<'a>(queue: &'a Queue, places: &'a [Place]) -> Whole<'a> {
+fn whole<'a>(queue: &'a Queue, places: &'a [Place], left: &Left) -> Whole<'a> {
     Whole {
         name: queue.name(),
         recipe: (!places.is_empty()).then(|| recipe(places)),
-        places: places.iter().map(json_of).collect(),
+        places: places.iter().map(|place| Timed::of(place, left)).collect(),
     }
 }
 
@@ -120,7 +121,7 @@ fn summary(queue: &Queue, places: &[Place]) -> String {
 }
 
 /// The queue as a table, of at most so many lines.
-fn lines(queue: &Queue, places: &[Place], most: Option<usize>) -> Vec<String> {
+fn lines(queue: &Queue, places: &[Place], left: &Left, most: Option<usize>) -> Vec<String> {
     let (holders, waiters) = count(places);
     let name = plain(queue.name());
     if places.is_empty() {
@@ -128,9 +129,9 @@ fn lines(queue: &Queue, places: &[Place], most: Option<usize>) -> Vec<String> {
     }
     let plural = if holders == 1 { "" } else { "s" };
     let title = format!("{name}: {}, {holders} holder{plural}, {waiters} waiting", recipe(places));
-    let (shown, left) = fitting(places.len(), most);
+    let (shown, more) = fitting(places.len(), most);
     let columns = Columns::of(places);
-    let rows = [columns.heads()].into_iter().chain(places[..shown].iter().map(|place| columns.cells(place)));
+    let rows = [columns.heads()].into_iter().chain(places[..shown].iter().map(|place| columns.cells(place, left)));
     let mut lines = table::aligned(&rows.collect::<Vec<_>>());
     for (line, place) in lines.iter_mut().skip(1).zip(places) {
         if place.role == Role::Holder {
@@ -138,8 +139,8 @@ fn lines(queue: &Queue, places: &[Place], most: Option<usize>) -> Vec<String> {
         }
     }
     lines.insert(0, title);
-    if left > 0 {
-        lines.push(format!("… and {left} more"));
+    if more > 0 {
+        lines.push(format!("… and {more} more"));
     }
     lines
 }

@@ -113,6 +113,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 /// let session = Memory::new().open(b"me").await?;
 /// assert!(session.renew().await? <= session.ttl()); // counted from before the call
 /// assert_eq!(session.owner(&session.id()).await?.as_deref(), Some(&b"me"[..]));
+/// assert!(session.time_left(&session.id()).await? <= Some(session.ttl()));
 ///
 /// // Two enter a queue. The answer to the second is lost on the way, and settled.
 /// let queue = Name::new("config")?;
@@ -260,6 +261,16 @@ pub trait Session: Any + fmt::Debug + Send + Sync {
     /// The owner metadata that a live session of this library was [opened](Backend::open) with, by its
     /// [id](QueueEntry::session); `None` for a session that is over or another client's.
     async fn owner(&self, session: &str) -> Result<Option<Vec<u8>>>;
+
+    /// How long the store would still keep a session, anybody's, that shows no sign of life from now on, by its
+    /// [id](QueueEntry::session); `None` for one that is over, and where the store does not tell. Default: always `None`.
+    ///
+    /// # Contract
+    /// At most the session's ttl, and a second for what a store rounds. Asking is no sign of life.
+    async fn time_left(&self, session: &str) -> Result<Option<Duration>> {
+        let _ = session;
+        Ok(None)
+    }
 
     /// Ends the session in the store, which removes all its entries. Best effort: the ttl does it otherwise.
     async fn close(&self) -> Result<()>;

@@ -184,6 +184,8 @@ macro_rules! conformance {
                 long_silence_loses_every_hold_before_the_next_grant;
             queue:
                 list_tells_who_holds_and_who_waits,
+                time_left_is_of_holders_and_within_the_ttl,
+                time_left_runs_while_the_holder_is_silent,
                 list_tells_every_holder_of_a_shared_lock,
                 watch_sees_who_joins_and_leaves,
                 watch_goes_on_after_a_cut_and_a_session,

@@ -68,6 +68,37 @@ pub async fn list_tells_who_holds_and_who_waits(world: &dyn World) {
     own.0.abort();
 }
 
+pub async fn time_left_is_of_holders_and_within_the_ttl(world: &dyn World) {
+    let bench = Bench::new(world, 3).await;
+    assert!(bench.queue(2).time_left(&[]).await.unwrap().is_empty());
+    let _holder = bench.mutex(0).lock().await.unwrap();
+    let _waiter = bench.waiter(world, 1, 2).await;
+    let places = bench.queue(2).list().await.unwrap();
+    let (session, ttl) = (bench.session(0).await, bench.clients[0].client.ttl().await.unwrap());
+    let left = bench.queue(2).time_left(&places).await.unwrap();
+    // Where the store tells.
+    assert!(left.keys().all(|of| *of == session), "{left:?}");
+    assert!(left.values().all(|left| !left.is_zero() && *left <= ttl + SECOND), "{left:?} of {ttl:?}");
+    world.expire(&session).await;
+    assert!(bench.queue(2).time_left(&places).await.unwrap().is_empty(), "it is over");
+}
+
+pub async fn time_left_runs_while_the_holder_is_silent(world: &dyn World) {
+    let bench = Bench::new(world, 2).await;
+    let _holder = bench.mutex(0).lock().await.unwrap();
+    let places = bench.queue(1).list().await.unwrap();
+    let left = async || bench.queue(1).time_left(&places).await.unwrap().into_values().next();
+    bench.clients[0].link.hold().await;
+    let Some(mut last) = left().await else { return };
+    let began = last;
+    while let Some(now) = left().await {
+        assert!(now <= last, "asking is no sign of life: {now:?} after {last:?}");
+        last = now;
+        tokio::time::sleep(SECOND / 5).await;
+    }
+    assert!(last + SECOND < began, "it went down: {last:?} of {began:?}");
+}
+
 pub async fn list_tells_every_holder_of_a_shared_lock(world: &dyn World) {
     let bench = Bench::new(world, 2).await;
     let lock = bench.clients[0].client.rw_lock(&bench.name).unwrap();

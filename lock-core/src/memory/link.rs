@@ -50,6 +50,8 @@ pub enum Op {
     Downgrade,
     /// Reading a session's owner.
     Owner,
+    /// Reading how long a session is kept.
+    TimeLeft,
     /// Ending the session.
     Close,
 }

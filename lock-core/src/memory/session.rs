@@ -274,6 +274,13 @@ impl Session for MemorySession {
         self.request((Op::Owner, "read a session's owner"), move |state, _| state.owner(&session)).await
     }
 
+    async fn time_left(&self, session: &str) -> Result<Option<Duration>> {
+        let session = session.to_owned();
+        let request = (Op::TimeLeft, "read how long a session is kept");
+        self.request(request, move |state, _| Some(state.expiry(&session)?.saturating_duration_since(Instant::now())))
+            .await
+    }
+
     async fn close(&self) -> Result<()> {
         let id = self.id.clone();
         self.request((Op::Close, "end the session"), move |state, _| {

@@ -29,6 +29,11 @@ impl Bench {
         Self { url: url.to_owned(), client }
     }
 
+    /// Whether the store tells how long it keeps a session.
+    fn tells_time_left(&self) -> bool {
+        self.url.starts_with("etcd")
+    }
+
     /// `lockctl`, which has this store and nothing else from the environment.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = lockctl();
@@ -230,11 +235,15 @@ pub(crate) async fn queue_tells_everybody_in_order(bench: Bench) {
     let ran = bench.run(&["queue", "l"]);
     let lines = ran.lines();
     assert_eq!(lines[0], "l: semaphore, 1 holder, 41 waiting");
-    assert_eq!(cells(lines[1]), ["AHEAD", "ROLE", "WANTS", "TOKEN", "CAME", "HOST", "PID", "LABEL", "SESSION"]);
+    assert_eq!(
+        cells(lines[1]),
+        ["AHEAD", "ROLE", "WANTS", "TOKEN", "CAME", "TIME LEFT", "HOST", "PID", "LABEL", "SESSION"]
+    );
     let [first, second, last] = [2, 3, 43].map(|at| cells(lines[at]));
     let (token, pid) = (held.token().to_string(), std::process::id().to_string());
-    assert_eq!((&first[..4], first[6], first[7]), (&["0", "holds", "2 permits", &*token][..], &*pid, "x\\u{1b}]0;\\n"));
-    assert_eq!(second[..3], ["1", "waits", "3 permits"]);
+    assert_eq!((&first[..4], first[7], first[8]), (&["0", "holds", "2 permits", &*token][..], &*pid, "x\\u{1b}]0;\\n"));
+    assert_eq!((&second[..3], second[5]), (&["1", "waits", "3 permits"][..], "-"));
+    assert_eq!(first[5] != "-", bench.tells_time_left(), "{}", first[5]);
     assert_eq!(last[..3], ["41", "waits", "1 permit"]);
     assert_eq!((lines.len(), ran.out.contains('\x1b')), (44, false), "everybody, and nothing for terminals only");
 
@@ -245,6 +254,12 @@ pub(crate) async fn queue_tells_everybody_in_order(bench: Bench) {
     let since = first.as_object_mut().unwrap().remove("since").unwrap();
     assert!(since.as_str().unwrap().starts_with("20") && since.as_str().unwrap().ends_with('Z'), "{since}");
     let session = bench.client.session_id().await.unwrap();
+    let left = first.as_object_mut().unwrap().remove("time_left_ms").unwrap();
+    if bench.tells_time_left() {
+        assert!((1..=16_000).contains(&left.as_u64().unwrap()), "of the usual 15 s: {left}");
+    } else {
+        assert_eq!(left, Value::Null);
+    }
     let expected = json!({
         "position": 0, "role": "holder", "kind": "permits", "permits": 2, "token": held.token(), "revoked": false,
         "host": first["host"], "pid": std::process::id(), "label": "x\x1b]0;\n", "session": session,
@@ -252,6 +267,7 @@ pub(crate) async fn queue_tells_everybody_in_order(bench: Bench) {
     });
     assert_eq!(first, expected);
     assert_eq!((&whole["places"][41]["position"], &whole["places"][41]["role"]), (&json!(41), &json!("waiter")));
+    assert_eq!(whole["places"][41]["time_left_ms"], Value::Null);
     waiting.abort();
     behind.iter().for_each(tokio::task::JoinHandle::abort);
 }
@@ -261,8 +277,8 @@ pub(crate) async fn queue_shows_what_candidates_show(bench: Bench) {
     let leading = election.campaign("10.0.0.1\x1b").await.unwrap();
     let ran = bench.run(&["queue", "e"]);
     let lines = ran.lines();
-    assert_eq!(cells(lines[1])[6..], ["LABEL", "VALUE", "SESSION"]);
-    assert_eq!(cells(lines[2])[6..8], ["a \"label\"", "10.0.0.1\\u{1b}"]);
+    assert_eq!(cells(lines[1])[7..], ["LABEL", "VALUE", "SESSION"]);
+    assert_eq!(cells(lines[2])[7..9], ["a \"label\"", "10.0.0.1\\u{1b}"]);
     assert_eq!(bench.json(&["queue", "e"])["places"][0]["value"], json!("10.0.0.1\x1b"));
     leading.proclaim(b"\xff\x00").await.unwrap();
     let place = bench.json(&["queue", "e"])["places"][0].clone();
