@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{QueueEntry, Stir, Watched};
+use crate::backend::{Kind, QueueEntry, Stir, Watched};
 use crate::client::Client;
 use crate::error::Result;
 use crate::name::Name;
@@ -12,7 +12,7 @@ use crate::session::{Backoff, Live, recheck};
 /// Changes that come this close together are seen as one, so that a crowd that joins does not cost a listing each.
 const TOGETHER: Duration = Duration::from_millis(20);
 
-/// Lists a queue, and again whenever it, or the record beside it, may have changed.
+/// Lists a queue, and again whenever it may have changed, or the limit of a semaphore that decides who in it holds.
 pub(crate) struct Changes {
     client: Client,
     queue: Name,
@@ -49,13 +49,13 @@ impl Changes {
         loop {
             let (queue, limit) = (self.queue.clone(), self.limit);
             let listed = self.client.with_session(move |live| async move {
-                let record = live.session.record(&queue);
-                let (stir, written) = tokio::try_join!(
-                    live.retry(|| live.session.watch_queue(&queue)),
-                    live.retry(|| live.session.watch(&record)),
-                )?;
+                let mut stir = live.retry(|| live.session.watch_queue(&queue)).await?;
                 let entries = live.retry(|| live.session.entries(&queue, limit)).await?;
-                Ok((live, either(stir, written), entries))
+                if entries.iter().any(|entry| matches!(entry.kind, Kind::Permits(_))) {
+                    let record = live.session.record(&queue);
+                    stir = either(stir, live.retry(|| live.session.watch(&record)).await?);
+                }
+                Ok((live, stir, entries))
             });
             match listed.await {
                 Ok((live, stir, entries)) => {
