@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use lock_any::Settings;
-use lock_core::Client;
+use lock_core::{Client, Error};
 
 use crate::cli::duration;
 use crate::exit::{Exit, Failure, say, with_causes};
@@ -109,12 +109,16 @@ impl Store {
     /// # Errors
     /// As [`connect`](Self::connect).
     pub(crate) async fn connect_to(&self, url: &str, label: Option<&str>) -> Result<Client, Failure> {
-        let store = lock_any::Store::new(url, &self.settings()?)?;
+        let explained = |error: Error| match hint(url, self.user(url).is_some(), &error) {
+            Some(hint) => Failure::from(error).with(hint),
+            None => error.into(),
+        };
+        let store = lock_any::Store::new(url, &self.settings()?).map_err(explained)?;
         let mut builder = Client::builder(store);
         if let Some(label) = label {
             builder = builder.label(label);
         }
-        Ok(builder.connect().await?)
+        builder.connect().await.map_err(explained)
     }
 
     /// The ttl that was asked for.
@@ -156,6 +160,34 @@ impl Store {
 
     fn is_in_argv(&self, url: &str) -> bool {
         env::var_os(BACKEND).is_none_or(|variable| variable != *url)
+    }
+}
+
+/// Which options help against an error.
+fn hint(url: &str, has_user: bool, error: &Error) -> Option<&'static str> {
+    const LOGIN: &str = "--user names the user, and LOCKCTL_PASSWORD or --password-file has the password";
+    let text = with_causes(error);
+    let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    match (error, scheme) {
+        (Error::AccessDenied { .. }, _) if !has_user => Some(LOGIN),
+        (Error::InvalidConfig { setting, .. }, _) if setting == "auth" && !has_user => Some(LOGIN),
+        (Error::InvalidConfig { setting, .. }, _) if ["ca", "cert", "key"].contains(&setting.as_str()) => {
+            Some("--ca, --cert and --key name these files")
+        }
+        (Error::Unreachable { .. }, "etcds" | "zks") if says(&["UnknownIssuer", "BadSignature"]) => {
+            Some("--ca has to name the authorities that signed the server's certificate")
+        }
+        (Error::Unreachable { .. }, "etcds" | "zks") if says(&["received fatal alert"]) => {
+            Some("the server may want a certificate of its clients, or not trust this one: see --cert and --key")
+        }
+        (Error::Unreachable { .. }, "etcd") if says(&["connection reset", "broken pipe"]) => {
+            Some("if the servers speak TLS, the backend is etcds://")
+        }
+        (Error::Unreachable { .. }, "zk") if says(&["connection reset", "opens no session"]) => {
+            Some("if the servers speak TLS, the backend is zks://")
+        }
+        _ => None,
     }
 }
 
