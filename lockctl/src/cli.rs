@@ -52,7 +52,7 @@ pub(crate) enum Command {
     /// Ask holders to let go; whether they do is their choice
     Revoke(revoke::Args),
 
-    /// Remove a holder by force, one that is gone for good; `lockctl run` waits before it goes on then
+    /// Remove a holder by force, one that is gone for good
     Break(break_lock::Args),
 
     /// Wait until nobody holds a lock

@@ -170,7 +170,7 @@ fn hint(url: &str, has_user: bool, error: &Error) -> Option<&'static str> {
     let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
     match (error, scheme) {
-        (Error::AccessDenied { .. }, _) if !has_user => Some(LOGIN),
+        (Error::AccessDenied { .. }, "etcd" | "etcds" | "zk" | "zks") if !has_user => Some(LOGIN),
         (Error::InvalidConfig { setting, .. }, _) if setting == "auth" && !has_user => Some(LOGIN),
         (Error::InvalidConfig { setting, .. }, _) if ["ca", "cert", "key"].contains(&setting.as_str()) => {
             Some("--ca, --cert and --key name these files")

@@ -23,9 +23,12 @@ mod visit;
 mod wait;
 mod who;
 
+use std::env;
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
 
 use cli::{Cli, Command};
@@ -41,7 +44,10 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Nobody is left to be told that this failed.
-            let _ = error.print();
+            let _ = match (error.kind(), not_unicode()) {
+                (ErrorKind::InvalidUtf8, Some(problem)) => writeln!(std::io::stderr(), "lockctl: {problem}"),
+                _ => error.print(),
+            };
             return if error.use_stderr() { Exit::USAGE.into() } else { Exit::OK.into() };
         }
     };
@@ -52,6 +58,17 @@ fn main() -> ExitCode {
             failure.exit().into()
         }
     }
+}
+
+/// What cannot be read as text, with its bytes escaped: an argument, or else a variable that stands for one.
+fn not_unicode() -> Option<String> {
+    let is_not = |text: &OsString| text.to_str().is_none();
+    if let Some(argument) = env::args_os().skip(1).find(is_not) {
+        return Some(format!("the argument {argument:?} is not UTF-8, which names, values and options have to be"));
+    }
+    let variable =
+        |(name, value): &(OsString, OsString)| is_not(value) && name.as_encoded_bytes().starts_with(b"LOCKCTL_");
+    env::vars_os().find(variable).map(|(name, value)| format!("{} is {value:?}, which is not UTF-8", name.display()))
 }
 
 fn dispatch(cli: Cli) -> Result<Exit, Failure> {

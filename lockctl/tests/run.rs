@@ -488,7 +488,14 @@ fn what_cannot_be_used_is_refused() {
         let text = stderr(&output);
         assert!(text.contains(want) && !text.contains("geheim"), "{args:?}: {text}");
     }
-    let name = std::ffi::OsStr::from_bytes(b"\xff");
+    let name = std::ffi::OsStr::from_bytes(b"n\xff");
     let output = lockctl("memory").arg("run").arg(name).arg("true").output().unwrap();
     assert_eq!(output.status.code(), Some(64), "{output:?}");
+    assert!(stderr(&output).contains(r#""n\xFF""#), "{output:?}");
+    let output = lockctl("memory").env("LOCKCTL_USER", name).args(["run", "lock", "true"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    assert!(stderr(&output).contains(r#"LOCKCTL_USER is "n\xFF""#), "{output:?}");
+    let output = lockctl("memory").args(["run", "lock", "--"]).arg(name).output().unwrap();
+    assert_eq!(output.status.code(), Some(127), "{output:?}");
+    assert!(stderr(&output).contains(r#""n\xFF""#), "{output:?}");
 }

@@ -59,11 +59,12 @@ The command gets the terminal, the signals and the standard input of lockctl, an
 LOCK_NAME, LOCK_KEY, LOCK_TOKEN (a number that grows with each holder) and LOCK_VALID_MS in its environment.
 
 The command is dead before anybody else can hold the lock, even if somebody removes the lock by force: unless the last holder
-has released it, the next one waits for --lock-delay. With --shared, --exclusive and --permits nobody waits after that. When the store has not confirmed the lock for too long, the command
-gets SIGTERM, and SIGKILL after --grace; when the lock is gone already, SIGKILL. The exit code is 80 then. When somebody asks
-for the lock with `lockctl revoke`, the command gets SIGTERM, and SIGKILL after --grace; the exit code is the command's. Whatever
-the command leaves running ends before the lock is released. A command that becomes another user (sudo) cannot be ended by
-lockctl: run lockctl as that user.
+has released it, the next one waits for --lock-delay. With --shared, --exclusive and --permits, nobody waits for that.
+
+When the store has not confirmed the lock for too long, the command gets SIGTERM, and SIGKILL after --grace; when the lock is
+gone already, SIGKILL. The exit code is 80 then. When somebody asks for the lock with `lockctl revoke`, the command gets
+SIGTERM, and SIGKILL after --grace; the exit code is the command's. Whatever the command leaves running ends before the lock is
+released. A command that becomes another user (sudo) cannot be ended by lockctl: run lockctl as that user.
 
 Examples:
   lockctl run nightly-backup -- backup --full

@@ -8,6 +8,7 @@ use nix::sys::signal::SigSet;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
 use crate::exit::{Exit, Failure, with_causes};
+use crate::output::plain::plain;
 use crate::run::terminal;
 
 /// What the warden says.
@@ -46,5 +47,7 @@ pub(crate) fn main(args: &Args) -> Result<Exit, Failure> {
     };
     let error = Command::new(program).args(arguments).exec();
     let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NOT_FOUND } else { Exit::NOT_EXECUTABLE };
-    Err(Failure::new(exit, format!("cannot run {}: {}", program.display(), with_causes(&error))))
+    // With what is no text escaped.
+    let program = program.to_str().map_or_else(|| format!("{program:?}"), plain);
+    Err(Failure::new(exit, format!("cannot run {program}: {}", with_causes(&error))))
 }

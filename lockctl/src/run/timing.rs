@@ -31,7 +31,7 @@ impl Timing {
         let margin = (ttl / 10).clamp(Duration::from_millis(100), Duration::from_secs(2));
         let grace = grace.unwrap_or_else(|| USUAL_GRACE.min(ttl / 3));
         // Two renewals in three may fail before the command is asked to end.
-        let room = ttl / 3;
+        let room = Duration::from_millis(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX) / 3);
         let longest = ttl.saturating_sub(margin + room);
         if grace > longest {
             let problem = format!(
