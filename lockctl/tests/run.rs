@@ -440,6 +440,8 @@ fn readers_share_and_permits_are_counted() {
         signal(holder.id(), Signal::TERM);
         holder.exit_code();
     }
+    let mutex = lockctl(&url).args(["run", "sem", "--", "true"]).output().unwrap();
+    assert!(mutex.status.code() == Some(78) && stderr(&mutex).contains("--permits"), "it stays one: {mutex:?}");
 }
 
 #[test]

@@ -415,6 +415,25 @@ impl Client {
         Ok(self.live_from_anywhere().await?.session.ttl())
     }
 
+    /// How long the present session is proven to live, counted from now; right after [`connect`](Self::connect), nearly as long as
+    /// one proof lasts. Shorter than the ttl: by a tenth on etcd, by five twelfths on ZooKeeper.
+    ///
+    /// # Errors
+    /// Those of [`connect`](Self::connect).
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main] async fn main() -> lock_core::Result<()> {
+    /// # let client = lock_core::Client::connect(lock_core::memory::Memory::new()).await?;
+    /// assert!(client.valid_for().await? <= client.ttl().await?);
+    /// # Ok(()) }
+    /// ```
+    pub async fn valid_for(&self) -> Result<Duration> {
+        let live = self.live_from_anywhere().await?;
+        let until = live.health.check().map_err(|_| live.over())?;
+        Ok(until.saturating_duration_since(live.health.clock().now()))
+    }
+
     /// Ends the present session: all guards of this client are lost at once, all its entries leave their queues.
     ///
     /// Returns when the store has confirmed it or could not be reached in time; then the ttl does it. What is leaving a lock with

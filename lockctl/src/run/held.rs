@@ -87,6 +87,9 @@ impl Wanted {
             (Error::OtherRecipe { found: "mutex", .. }, Self::Shared | Self::Exclusive) => {
                 Some("a lock that is taken with --shared has to be taken with --exclusive by the others")
             }
+            (Error::OtherRecipe { found: "semaphore", .. }, Self::Mutex { .. }) => {
+                Some("once it was taken with --permits, a name stays a semaphore's, even while nobody holds it")
+            }
             _ => None,
         };
         match hint {

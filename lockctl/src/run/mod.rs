@@ -115,7 +115,8 @@ pub(crate) struct Args {
 /// How a command is run, whatever it runs under.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct How {
-    /// From SIGTERM to SIGKILL when the command has to end; 5s, or a third of the ttl if that is shorter
+    /// From SIGTERM to SIGKILL when the command has to end; 5s if not given, and less with a short ttl: 1.5s with one of 10s
+    /// on ZooKeeper
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) grace: Option<Duration>,
 
@@ -251,12 +252,12 @@ pub(crate) async fn under(
     ended
 }
 
-/// The times of a command, from the ttl that the store has granted.
+/// The times of a command, from the ttl that the store has granted, and how long its proofs last.
 ///
 /// # Errors
 /// That the grace is too long, and those of the store.
 pub(crate) async fn timing(client: &Client, how: &How) -> Result<Timing, Failure> {
-    Timing::new(client.ttl().await?, how.grace)
+    Timing::new(client.ttl().await?, client.valid_for().await?, how.grace)
 }
 
 /// The exit code of one who gave up because of a signal. For Ctrl-C on a terminal, it does not return.

@@ -517,6 +517,12 @@ pub(crate) async fn break_removes_that_holder_and_no_other(bench: Bench) {
     bench.has_length("l", 0).await;
 }
 
+/// With the usual grace, which leaves room for renewals.
+pub(crate) async fn a_command_runs_for_longer_than_the_ttl(bench: Bench) {
+    let ran = bench.run(&["run", "--ttl", "4s", "l", "--", "sh", "-c", "sleep 6; echo done"]);
+    assert_eq!(ran.lines(), ["done"]);
+}
+
 pub(crate) async fn wait_ends_when_nobody_holds(bench: Bench) {
     let nothing = (Some(0), String::new(), String::new());
     let said = |ran: Ran| (ran.code, ran.out, ran.err);
@@ -585,6 +591,7 @@ macro_rules! operating {
             leader_prints_the_value_and_75_without,
             revoke_asks_all_holders_or_one,
             break_removes_that_holder_and_no_other,
+            a_command_runs_for_longer_than_the_ttl,
             wait_ends_when_nobody_holds,
             doctor_finds_nothing_bad_and_leaves_nothing,
             bench_measures_and_leaves_nothing,
