@@ -170,6 +170,19 @@ fn a_signal_reaches_the_whole_group_and_a_command_may_ignore_it() {
 }
 
 #[test]
+fn whoever_has_left_the_group_is_asked_to_end_as_well() {
+    let stage = Stage::new();
+    let (holder, said) = stage.hold(
+        &["lock"],
+        "setsid bash -c 'trap \"echo asked > $SAID.end; exit\" TERM; echo $$ > $SAID; while :; do sleep 0.01; done' & wait",
+    );
+    let [_pid] = pids(&said);
+    assert!(lockctl(&stage.url()).args(["revoke", "lock"]).output().unwrap().status.success());
+    holder.exit_code();
+    assert_eq!(fs::read_to_string(stage.path("said.end")).unwrap(), "asked\n", "it had the grace, too");
+}
+
+#[test]
 fn nothing_of_the_command_outlives_the_lock() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("file://{}", dir.path().join("locks").display());
@@ -311,7 +324,9 @@ fn a_lock_that_is_not_free_is_not_waited_for_longer_than_asked() {
 fn a_lock_is_not_passed_on_before_the_command_of_a_killed_lockctl_is_dead() {
     let stage = Stage::new();
     let url = stage.url();
-    let (holder, said) = stage.hold(&["lock"], "echo $$ > $SAID; exec sleep 1000");
+    // Without a pause, which would hide it.
+    let now = ["--lock-delay", "0s", "lock"];
+    let (holder, said) = stage.hold(&now, "echo $$ > $SAID; exec sleep 1000");
     let [pid] = pids(&said);
     // As a busy machine might. Stopped by a signal, it would be continued by the kernel when its parent dies.
     let warden = nix::unistd::Pid::from_raw(warden(holder.id()).try_into().unwrap());
@@ -319,11 +334,11 @@ fn a_lock_is_not_passed_on_before_the_command_of_a_killed_lockctl_is_dead() {
     ptrace::interrupt(warden).unwrap();
     signal(holder.id(), Signal::KILL);
     assert_eq!(holder.exit_code(), None);
-    let output = lockctl(&url).args(["run", "--timeout", "1s", "lock", "--", "true"]).output().unwrap();
+    let output = lockctl(&url).args(["run", "--timeout", "1s"]).args(now).args(["--", "true"]).output().unwrap();
     assert!(is_alive(pid), "the warden stands still");
     assert_eq!(output.status.code(), Some(75), "two at once: {output:?}");
     let check = format!("kill -0 {pid} 2>/dev/null && exit 99; exit 0");
-    let next = Running::start(lockctl(&url).args(["run", "lock", "--", "bash", "-c", &check]));
+    let next = Running::start(lockctl(&url).arg("run").args(now).args(["--", "bash", "-c", &check]));
     ptrace::detach(warden, None).unwrap();
     assert_eq!(next.exit_code(), Some(0), "99: the command was still there");
 }

@@ -42,7 +42,7 @@ impl Running {
     }
 
     pub fn exit_code(mut self) -> Option<i32> {
-        self.0.take().unwrap().wait().unwrap().code()
+        wait_for("its end", || self.try_wait().unwrap()).code()
     }
 }
 
