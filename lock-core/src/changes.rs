@@ -12,11 +12,13 @@ use crate::session::{Backoff, Live, recheck};
 /// Changes that come this close together are seen as one, so that a crowd that joins does not cost a listing each.
 const TOGETHER: Duration = Duration::from_millis(20);
 
-/// Lists a queue, and again whenever it may have changed, or the limit of a semaphore that decides who in it holds.
+/// Lists a queue, and again whenever it may have changed, or what its record tells of those in it.
 pub(crate) struct Changes {
     client: Client,
     queue: Name,
     limit: usize,
+    /// There are entries of which the record tells more.
+    with_record: bool,
     /// The watches that were in force before the last listing, and their session.
     watch: Option<(Arc<Live>, Stir)>,
 }
@@ -24,7 +26,7 @@ pub(crate) struct Changes {
 impl Changes {
     /// Of the first `limit` entries of a queue.
     pub(crate) fn new(client: Client, queue: Name, limit: usize) -> Self {
-        Self { client, queue, limit, watch: None }
+        Self { client, queue, limit, with_record: false, watch: None }
     }
 
     /// The entries: the first time at once, then when they may have changed. Goes on through lost connections and sessions,
@@ -47,17 +49,21 @@ impl Changes {
         }
         let mut backoff = Backoff::default();
         loop {
-            let (queue, limit) = (self.queue.clone(), self.limit);
+            let (queue, limit, with_record) = (self.queue.clone(), self.limit, self.with_record);
             let listed = self.client.with_session(move |live| async move {
                 let mut stir = live.retry(|| live.session.watch_queue(&queue)).await?;
-                let entries = live.retry(|| live.session.entries(&queue, limit)).await?;
-                if entries.iter().any(|entry| matches!(entry.kind, Kind::Permits(_))) {
+                if with_record {
                     let record = live.session.record(&queue);
                     stir = either(stir, live.retry(|| live.session.watch(&record)).await?);
                 }
+                let entries = live.retry(|| live.session.entries(&queue, limit)).await?;
                 Ok((live, stir, entries))
             });
             match listed.await {
+                // What was written to the record before it was watched may be missing in the list.
+                Ok((_, _, entries)) if !with_record && entries.iter().any(|entry| has_record(entry.kind)) => {
+                    self.with_record = true;
+                }
                 Ok((live, stir, entries)) => {
                     self.watch = Some((live, stir));
                     return Ok(entries);
@@ -70,6 +76,11 @@ impl Changes {
             }
         }
     }
+}
+
+/// Whether the record of a queue with such an entry says who holds in it, or that a value was written.
+fn has_record(kind: Kind) -> bool {
+    matches!(kind, Kind::Permits(_) | Kind::Member)
 }
 
 /// Resolves when a queue or its record may have changed.
