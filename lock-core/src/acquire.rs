@@ -1,6 +1,6 @@
 //! The way into a queue and out of it; `turn.rs` has what is between, the only wait loop of this crate.
 //!
-//! An acquire is a task of the client's runtime, because a request that was sent may be applied whatever becomes of its
+//! An acquire that has to wait is a task of the client's runtime, because a request that was sent may be applied whatever becomes of its
 //! caller. The caller holds a receiver; when it is dropped, the task withdraws the entry.
 
 use std::future::poll_fn;
@@ -21,7 +21,7 @@ use crate::guard::Guard;
 use crate::lock_delay::{self, LockDelay};
 use crate::name::Name;
 use crate::record;
-use crate::session::{Backoff, Live};
+use crate::session::{Backoff, Live, run};
 use crate::turn::{Belief, Turn};
 
 /// How long a caller waits.
@@ -79,18 +79,22 @@ impl Acquiring {
             deadline,
             entered,
             withdrawn: AtomicBool::new(false),
-            pausing: lock_delay::Begun::new(),
+            begun: lock_delay::Begun::default(),
         };
-        client.runtime().spawn(attempt.run(reply));
+        run(client.runtime(), attempt.run(reply));
         Self { answer, entry }
     }
 
     /// The guard; `None` when it was not to be had in time.
     pub(crate) fn poll_guard(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Guard>>> {
         Pin::new(&mut self.answer).poll(cx).map(|answer| {
-            answer.unwrap_or_else(|_| {
+            let answer = answer.unwrap_or_else(|_| {
                 Err(Error::Runtime { problem: "has been shut down; keep it alive as long as its locks".into() })
-            })
+            })?;
+            if let Some(guard) = &answer {
+                guard.live().locals.grant(guard.entry());
+            }
+            Ok(answer)
         })
     }
 }
@@ -111,7 +115,7 @@ pub(crate) struct Attempt {
     entered: watch::Sender<Option<Entry>>,
     /// The caller is not interested any more: do not enter again.
     withdrawn: AtomicBool,
-    pub(crate) pausing: lock_delay::Begun,
+    pub(crate) begun: lock_delay::Begun,
 }
 
 /// Why an attempt is not continued.
@@ -166,6 +170,7 @@ impl Attempt {
             }
         };
         live.counters.enqueued.add_one();
+        live.locals.enter(&placed.entry, self.request.kind);
         self.entered.send_replace(Some(placed.entry.clone()));
 
         // It may be about to be granted when the session is closed.
@@ -225,7 +230,7 @@ impl Attempt {
     /// Leaves the queue.
     async fn withdraw(&self, live: &Live, placed: &Placed) {
         if self.request.delay.is_some() {
-            lock_delay::withdraw(live, &self.request.queue, placed.token, &self.pausing).await;
+            lock_delay::withdraw(live, &self.request.queue, placed.token, &self.begun).await;
         }
         live.remove(&placed.entry).await;
     }

@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -18,6 +18,7 @@ use crate::name::Name;
 use crate::revocation;
 use crate::session::{self, Live, recheck};
 use crate::state::{State, StateWatch, state};
+use crate::unwatched;
 
 /// A lock held for less than this never pays for a watch on its own entry.
 const WATCH_OWN_AFTER: Duration = Duration::from_millis(250);
@@ -59,7 +60,8 @@ pub struct Guard {
     live: Arc<Live>,
     entry: Entry,
     own: Arc<Own>,
-    watcher: AbortHandle,
+    /// No watch on the entry has been opened yet.
+    unwatched: Option<unwatched::Key>,
     /// The next holder waits if this one vanishes, so a release in order has to be said.
     delays: bool,
 }
@@ -69,6 +71,7 @@ pub struct Guard {
 struct Own {
     loss: watch::Sender<Option<Loss>>,
     revoked: watch::Sender<bool>,
+    watcher: OnceLock<AbortHandle>,
 }
 
 impl Own {
@@ -128,35 +131,47 @@ impl Guard {
         watched: Option<Watch>,
         patience: Duration,
     ) -> Self {
-        let own = Arc::new(Own { loss: watch::Sender::new(None), revoked: watch::Sender::new(false) });
-        let watcher = live.runtime.spawn({
-            let (live, entry, own) = (live.clone(), placed.entry.clone(), own.clone());
-            async move {
-                if watched.is_none() {
-                    tokio::time::sleep(patience).await;
-                }
-                watch_own(live, entry, watched, &own).await;
-            }
+        let own = Arc::new(Own {
+            loss: watch::Sender::new(None),
+            revoked: watch::Sender::new(false),
+            watcher: OnceLock::new(),
         });
-        let watcher = watcher.abort_handle();
-        Self { lock, token: placed.token, live, entry: placed.entry, own, watcher, delays }
+        let (known, at) = (watched.is_some() || patience.is_zero(), tokio::time::Instant::now() + patience);
+        let start = {
+            let (live, entry, own) = (live.clone(), placed.entry.clone(), own.clone());
+            move || {
+                let watcher = live.runtime.clone().spawn(watch_own(live, entry, watched, own.clone()));
+                let _ = own.watcher.set(watcher.abort_handle());
+            }
+        };
+        let unwatched = if known {
+            start();
+            None
+        } else {
+            Some(live.unwatched.add(&live.runtime, at, start))
+        };
+        Self { lock, token: placed.token, live, entry: placed.entry, own, unwatched, delays }
     }
 
     /// Turns a write lock into a read lock in its place. To be run to its end.
     pub(crate) async fn downgrade(self) -> Result<Self> {
         self.check()?;
         // Where the entry gets another name, the removal of the old one is no loss.
-        self.watcher.abort();
+        self.stop_watching();
         let live = self.live.clone();
         let turned = live.retry(|| live.session.downgrade(&self.entry)).await;
         match turned {
             Ok(Some(entry)) => {
                 self.own.loss.send_replace(Some(Loss::Released));
+                if entry != self.entry {
+                    live.locals.forget(&self.entry);
+                }
                 let placed = Placed { entry, token: self.token, ahead: None };
                 Ok(Self::watched(self.lock.clone(), self.delays, live, placed, None, Duration::ZERO))
             }
             Ok(None) => {
                 self.own.loss.send_replace(Some(Loss::EntryRemoved));
+                live.locals.forget(&self.entry);
                 Err(self.lost_error(Loss::EntryRemoved))
             }
             Err(error) => {
@@ -425,6 +440,7 @@ impl Guard {
         if self.live.health.check().is_ok() {
             self.live.renew_now();
             self.own.lose(Loss::EntryRemoved);
+            self.live.locals.forget(&self.entry);
         }
         self.check().err().unwrap_or_else(|| self.lost_error(Loss::EntryRemoved))
     }
@@ -507,7 +523,7 @@ impl Guard {
         let live = self.live.clone();
         let (answer, answered) = oneshot::channel();
         let leaving = self.leave();
-        self.live.runtime.spawn(async move {
+        session::run(&self.live.runtime, async move {
             let budget = live.session.ttl() / RELEASE_BUDGET;
             let mut removal = pin!(leaving);
             let outcome = tokio::select! {
@@ -557,14 +573,27 @@ impl Guard {
     /// Gives the lock up in the background, as [`Drop`] does, whoever else still has the guard.
     pub(crate) fn abandon(&self) {
         if self.end() {
-            self.live.runtime.spawn(self.leave());
+            let leaving = self.leave();
+            session::run(&self.live.runtime, async move {
+                leaving.await;
+            });
         }
     }
 
     /// Marks the guard lost locally. Returns whether it was held until now.
     fn end(&self) -> bool {
-        self.watcher.abort();
-        self.own.lose(Loss::Released)
+        let held = self.own.lose(Loss::Released);
+        self.stop_watching();
+        held
+    }
+
+    fn stop_watching(&self) {
+        if let Some(unwatched) = self.unwatched {
+            self.live.unwatched.take_back(unwatched);
+        }
+        if let Some(watcher) = self.own.watcher.get() {
+            watcher.abort();
+        }
     }
 
     fn lost_error(&self, loss: Loss) -> Error {
@@ -580,7 +609,11 @@ impl Drop for Guard {
 
 /// Watches the holder's own entry, so that an operator who removes it is noticed within a second, and one who asks for it
 /// is heard.
-async fn watch_own(live: Arc<Live>, entry: Entry, mut watched: Option<Watch>, own: &Own) {
+async fn watch_own(live: Arc<Live>, entry: Entry, mut watched: Option<Watch>, own: Arc<Own>) {
+    if own.loss.borrow().is_some() {
+        // It was given up in the moment in which this began.
+        return;
+    }
     let mut to_read = true;
     loop {
         let watch = match watched.take() {
@@ -618,6 +651,7 @@ async fn watch_own(live: Arc<Live>, entry: Entry, mut watched: Option<Watch>, ow
     if live.health.check().is_ok() {
         live.renew_now();
         own.lose(Loss::EntryRemoved);
+        live.locals.forget(&entry);
     }
 }
 

@@ -42,6 +42,7 @@ mod error;
 mod fencing;
 mod guard;
 mod health;
+mod locals;
 mod lock_delay;
 pub mod memory;
 mod metrics;
@@ -55,6 +56,7 @@ mod session;
 mod signal;
 mod state;
 mod turn;
+mod unwatched;
 pub mod url;
 mod watching;
 

@@ -1,6 +1,7 @@
 //! A pause between a holder that vanished and the next one.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -40,12 +41,26 @@ impl Pause {
     }
 }
 
-/// A pause that has begun, if one has, and when.
-pub(crate) type Begun = OnceLock<(Pause, Instant)>;
+/// How far one has come whose turn it is.
+#[derive(Debug, Default)]
+pub(crate) struct Begun {
+    /// The pause that has begun, if one has, and when.
+    pub(crate) pause: OnceLock<(Pause, Instant)>,
+    /// The next holder is being asked to wait, or has been.
+    asks: AtomicBool,
+}
 
 impl LockDelay {
     /// Asks the next holder to wait if the one with this token vanishes. `false` when its entry is gone already.
-    pub(crate) async fn ask(&self, live: &Live, name: &Name, placed: &Placed, before: Before) -> Result<bool> {
+    pub(crate) async fn ask(
+        &self,
+        live: &Live,
+        name: &Name,
+        placed: &Placed,
+        before: Before,
+        begun: &Begun,
+    ) -> Result<bool> {
+        begun.asks.store(true, Ordering::Relaxed);
         let millis = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
         let mine = Record::LockDelay { holder: placed.token, millis };
         if let Some(version) = before.version
@@ -92,25 +107,36 @@ pub(crate) async fn before(live: &Live, name: &Name, placed: &Placed) -> Result<
 
 /// Says that the holder with this token leaves in order. Where that cannot be said, the next one waits as if it had vanished.
 pub(crate) async fn forget(live: &Live, name: &Name, token: u64) {
-    leave(live, name, token, None).await;
+    leave(live, name, token, &Begun::default()).await;
 }
 
 /// Says that one leaves in order before it held, or in the moment in which it was about to. Of a pause that it has begun, the
 /// next one has to make only what is left: waiters with little patience would else pause one after the other, for ever.
 pub(crate) async fn withdraw(live: &Live, name: &Name, token: u64, begun: &Begun) {
-    leave(live, name, token, begun.get()).await;
+    leave(live, name, token, begun).await;
 }
 
-async fn leave(live: &Live, name: &Name, token: u64, begun: Option<&(Pause, Instant)>) {
-    let left = begun.map(|(pause, since)| (pause.holder, pause.length().saturating_sub(since.elapsed()).as_millis()));
+async fn leave(live: &Live, name: &Name, token: u64, begun: &Begun) {
+    // A request to ask that nobody waits for any more may still be on its way. It does not apply to what was written since.
+    let asks = begun.asks.load(Ordering::Relaxed);
+    let left = begun
+        .pause
+        .get()
+        .map(|(pause, since)| (pause.holder, pause.length().saturating_sub(since.elapsed()).as_millis()));
     let said = record::update(live, name, MUTEX, |record| {
         let update = match (record, left) {
             (Some(Record::LockDelay { holder, .. }), _) if holder == token => Update::Clear,
             (Some(Record::LockDelay { holder, millis }), Some((vanished, left))) if holder == vanished => {
                 // Not counted twice when an answer was lost.
                 let left = u64::try_from(left).unwrap_or(u64::MAX).min(millis);
-                if left < millis { Update::Write(Record::LockDelay { holder, millis: left }) } else { Update::Keep }
+                if left < millis || asks {
+                    Update::Write(Record::LockDelay { holder, millis: left })
+                } else {
+                    Update::Keep
+                }
             }
+            (Some(record), _) if asks => Update::Write(record),
+            (None, _) if asks => Update::Clear,
             _ => Update::Keep,
         };
         Ok((update, ()))

@@ -13,6 +13,8 @@
 //! # Ok(()) }
 //! ```
 
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -73,7 +75,7 @@ impl Owner {
     pub fn current(label: Option<&str>) -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
-            host: gethostname::gethostname().to_string_lossy().into_owned(),
+            host: host().to_owned(),
             pid: std::process::id(),
             label: label.map(str::to_owned),
             since_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
@@ -103,13 +105,19 @@ impl Owner {
     ///
     /// # Errors
     /// [`Error::MetadataTooLarge`] above 4 KiB.
-    pub(crate) fn check_size(&self, of: &str) -> Result<Vec<u8>> {
+    pub(crate) fn check_size(&self, of: impl std::fmt::Display) -> Result<Vec<u8>> {
         let value = self.to_value();
         if value.len() > MAX_METADATA {
-            return Err(Error::MetadataTooLarge { of: of.to_owned(), size: value.len(), limit: MAX_METADATA });
+            return Err(Error::MetadataTooLarge { of: of.to_string(), size: value.len(), limit: MAX_METADATA });
         }
         Ok(value)
     }
+}
+
+/// The name of this host, as it was when it was first asked for.
+fn host() -> &'static str {
+    static HOST: OnceLock<String> = OnceLock::new();
+    HOST.get_or_init(|| gethostname::gethostname().to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

@@ -1,18 +1,23 @@
 //! A live session: the backend's session, its health, and the one task that renews and finally closes it.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::task::unconstrained;
 
 use crate::backend::{Backend, Dequeued, Entry, Session, Written};
 use crate::clock::{Clock, Instant, sleep_until};
 use crate::error::{Error, Loss, Result};
 use crate::health::Health;
+use crate::locals::Locals;
 use crate::metrics::Counters;
 use crate::signal::Signal;
+use crate::unwatched::Unwatched;
 
 /// Renewals per ttl. Six leave time for several failed ones before the proven life runs out.
 const BEATS_PER_TTL: u32 = 6;
@@ -29,6 +34,8 @@ pub(crate) struct Live {
     pub(crate) health: Arc<Health>,
     pub(crate) runtime: Handle,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) locals: Locals,
+    pub(crate) unwatched: Arc<Unwatched>,
     renew_now: Arc<Notify>,
     /// Whether it is about to be closed.
     closing: Signal<bool>,
@@ -94,11 +101,26 @@ impl Live {
                 closed_sender.send_replace(true);
             }
         });
-        let (closing, leaving) = (Signal::new(false), Signal::new(0));
-        Ok(Arc::new(Self { session, health, runtime, counters, renew_now, closing, leaving, closed }))
+        Ok(Arc::new(Self {
+            session,
+            health,
+            runtime,
+            counters,
+            locals: Locals::default(),
+            unwatched: Arc::default(),
+            renew_now,
+            closing: Signal::new(false),
+            leaving: Signal::new(0),
+            closed,
+        }))
     }
 
     /// The interval of renewals.
+    /// Whether there is somebody who renews it; not when its runtime is gone.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.health.check().is_err() || self.closed.has_changed().is_ok()
+    }
+
     fn beat(&self) -> Duration {
         self.session.ttl() / BEATS_PER_TTL
     }
@@ -148,9 +170,16 @@ impl Live {
         }
     }
 
-    /// Removes an entry. Goes on until the answer is definite; an entry that resists for a whole ttl takes the session
+    /// Removes an entry that is given up. Goes on until the answer is definite; an entry that resists for a whole ttl takes the session
     /// with it, because a session that is kept alive would keep the entry for ever.
     pub(crate) async fn remove(&self, entry: &Entry) -> Removal {
+        self.locals.leave(entry);
+        let removal = self.remove_from_store(entry).await;
+        self.locals.forget(entry);
+        removal
+    }
+
+    async fn remove_from_store(&self, entry: &Entry) -> Removal {
         let mut backoff = Backoff::default();
         let give_up = self.health.clock().now() + self.session.ttl();
         let mut asked_before = false;
@@ -411,5 +440,18 @@ impl Backoff {
             _ = health.lost() => {}
             () = tokio::time::sleep(self.next()) => {}
         }
+    }
+}
+
+/// Does something on this runtime, to its end. What need not wait for anything needs no task and is done on return.
+pub(crate) fn run(runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+    let mut task = Box::pin(task);
+    let done = {
+        let _context = runtime.enter();
+        // A caller who has used up its turn would make it wait for nothing.
+        pin!(unconstrained(task.as_mut())).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    };
+    if !done {
+        runtime.spawn(task);
     }
 }

@@ -10,6 +10,7 @@ use crate::acquire::{Attempt, Patience};
 use crate::backend::{Change, Entry, Kind, Placed, Watch};
 use crate::decision::{Decision, Hint, Limits, Rule};
 use crate::error::{Error, Result};
+use crate::locals::{left, shorten};
 use crate::lock_delay;
 use crate::record;
 use crate::session::{Backoff, Live, recheck};
@@ -31,6 +32,17 @@ pub(crate) enum Turn {
     Busy,
 }
 
+/// What ended a wait for a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum News {
+    /// An entry that was waited for was removed, while the own entry existed.
+    Removed,
+    /// This one, of this session, held and was given up, so that neither it nor anybody ahead of it counts any more.
+    Left(Entry),
+    /// Whatever else: look.
+    Other,
+}
+
 impl Attempt {
     /// Waits until the entry is granted what it asks for, and the session is proven to live on for a while.
     pub(crate) async fn wait_for_turn(&self, live: &Arc<Live>, placed: &Placed) -> Result<Turn> {
@@ -47,7 +59,7 @@ impl Attempt {
         // One of another recipe that is ahead for longer was not refused: it should not be there, and may stay.
         let all_refused = tokio::time::Instant::now() + live.session.ttl();
         loop {
-            let ahead = match known.take() {
+            let mut ahead = match known.take() {
                 Some(ahead) => ahead,
                 None => {
                     taken_for_waiter = true;
@@ -59,6 +71,7 @@ impl Attempt {
                     ahead.ok_or_else(|| self.entry_removed())?
                 }
             };
+            live.locals.settle(self.request.kind, &mut ahead);
             let mut intruder = None;
             let (mut on, hint) = match rule.decide(&ahead) {
                 Decision::Granted => {
@@ -94,24 +107,29 @@ impl Attempt {
             rule_is_fresh = false;
             // A wake-up is a hint and the queue decides, except that nothing can join ahead of a last obstacle.
             let changing = self.wait_for_change(live, mine, &mut watching, &on, hint);
-            let removed = match intruder {
+            let news = match intruder {
                 None => changing.await?,
                 Some(kind) => match timeout_at(all_refused, changing).await {
                     Ok(changed) => changed?,
                     Err(_) => return Err(self.other_recipe(kind)),
                 },
             };
-            if removed && hint == Hint::Grant {
-                break;
+            match news {
+                News::Removed if hint == Hint::Grant => break,
+                News::Removed | News::Other => {}
+                News::Left(left) => {
+                    shorten(&mut ahead, &left);
+                    known = Some(ahead);
+                }
             }
         }
         if let Some(delay) = &self.request.delay {
             let before = lock_delay::before(live, &self.request.queue, placed).await?;
             if let Some(pause) = before.pause {
-                let _ = self.pausing.set((pause, tokio::time::Instant::now()));
+                let _ = self.begun.pause.set((pause, tokio::time::Instant::now()));
                 self.pause(live, mine, &mut watching, pause.length()).await?;
             }
-            if !delay.ask(live, &self.request.queue, placed, before).await? {
+            if !delay.ask(live, &self.request.queue, placed, before, &self.begun).await? {
                 return Err(self.entry_removed());
             }
         }
@@ -143,8 +161,7 @@ impl Attempt {
         }
     }
 
-    /// Waits until one of `on` may have changed, watching the own entry too. `true` when one was removed while the own
-    /// entry existed.
+    /// Waits until one of `on` may have changed, watching the own entry too.
     async fn wait_for_change(
         &self,
         live: &Arc<Live>,
@@ -152,12 +169,33 @@ impl Attempt {
         watching: &mut Watching,
         on: &[&Entry],
         hint: Hint,
-    ) -> Result<bool> {
+    ) -> Result<News> {
+        // Whoever may go on without the store waits for one entry.
+        let [only] = on else { return self.watch_for_change(live, mine, watching, on, hint).await };
+        let departure = live.locals.departure(self.request.kind, only);
+        tokio::select! {
+            biased;
+            news = self.watch_for_change(live, mine, watching, on, hint) => news,
+            () = left(departure) => {
+                live.counters.wakeups.add_one();
+                Ok(News::Left((*only).clone()))
+            }
+        }
+    }
+
+    async fn watch_for_change(
+        &self,
+        live: &Arc<Live>,
+        mine: &Entry,
+        watching: &mut Watching,
+        on: &[&Entry],
+        hint: Hint,
+    ) -> Result<News> {
         loop {
             match watching.set(live, mine, on).await? {
-                Set::Opened if hint == Hint::LookTwice => return Ok(false),
+                Set::Opened if hint == Hint::LookTwice => return Ok(News::Other),
                 Set::Kept | Set::Opened => {}
-                Set::Gone => return Ok(false),
+                Set::Gone => return Ok(News::Other),
                 Set::OwnGone => return Err(self.entry_removed()),
             }
             live.counters.waits.add_one();
@@ -176,16 +214,16 @@ impl Attempt {
                 First::Own(Change::Updated) => {}
                 First::Other(Change::Removed) => {
                     live.counters.wakeups.add_one();
-                    return Ok(true);
+                    return Ok(News::Removed);
                 }
                 First::Other(Change::Updated) => {
                     live.counters.nudges.add_one();
-                    return Ok(false);
+                    return Ok(News::Other);
                 }
                 First::Own(Change::Unknown) | First::Other(Change::Unknown) => {
                     // The connection may be gone, and with it the watches of all who wait here: not all at once.
                     Backoff::default().wait(&live.health).await;
-                    return Ok(false);
+                    return Ok(News::Other);
                 }
             }
         }

@@ -69,7 +69,7 @@ impl Builder {
     /// let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
     /// let client = Client::builder(Memory::new()).runtime(runtime.handle().clone()).connect().await?;
     /// client.mutex("backup")?.lock().await?.release().await;
-    /// runtime.shutdown_background(); // too early: the client is still in use
+    /// std::thread::spawn(|| drop(runtime)).join().expect("it ends"); // too early: the client is still in use
     /// assert!(matches!(client.mutex("backup")?.lock().await, Err(Error::Runtime { .. })));
     /// # Ok(()) }
     /// ```

@@ -523,6 +523,11 @@ impl Client {
             match generation.get_or_init(|| self.open()).await.clone() {
                 // Closed before it was opened: this acquire comes after that.
                 Err(Error::SessionOver { .. }) => {}
+                Ok(live) if !live.is_kept() => {
+                    return Err(Error::Runtime {
+                        problem: "has been shut down; keep it alive as long as its locks".into(),
+                    });
+                }
                 opened => return opened,
             }
         }

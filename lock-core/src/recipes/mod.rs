@@ -65,7 +65,7 @@ impl Named {
 
     /// A request whose entry shows its owner.
     pub(crate) fn request(&self, kind: Kind) -> Result<Request> {
-        let value = Owner::current(self.label.as_deref()).check_size(&format!("lock {:?}", self.name))?;
+        let value = Owner::current(self.label.as_deref()).check_size(format_args!("lock {:?}", self.name))?;
         Ok(Request::new(&self.name, kind, value))
     }
 

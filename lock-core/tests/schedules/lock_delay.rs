@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::backend::Kind;
-use lock_core::memory::Op;
+use lock_core::memory::{Fault, Op};
 use lock_core::{Client, Mutex, Result};
 use proptest::prelude::*;
 
 use crate::plan::{Plan, Step, What};
 use crate::play::{Recipe, play, play_many, repeats};
-use crate::turn::Turn;
+use crate::turn::{Turn, Wait};
 use crate::world::World;
 
 struct DelayedMutexes {
@@ -91,6 +91,21 @@ fn one_whose_session_ended_before_its_grant_is_no_holder_that_vanished() {
     let plan = Plan::unbroken([2, 3], turns([(4, 0), (0, 0), (0, 0)]));
     let plan = plan.with([(7, 0, What::Hold), (3, 0, What::Expire)]);
     play::<DelayedMutexes>(&plan).unwrap();
+}
+
+/// One gives up while its request to ask the next one to wait is on its way, and overtakes it.
+#[test]
+fn one_that_gave_up_in_time_is_no_holder_that_vanished() {
+    for given_up_after in 0..12 {
+        let wait = Wait::Cancelled(Duration::from_millis(given_up_after));
+        let gives_up = Step::after(0, Turn { wait, ..Turn::simple(0) });
+        let plan = Plan::unbroken([1, 1], [vec![gives_up], vec![Step::after(20, Turn::simple(0))]].into());
+        let late = What::Fault(Op::Write, Fault::Delay(Duration::from_millis(10)));
+        // Links are healed after the last of these.
+        let plan = plan.with([(0, 0, late), (50, 0, What::Resume)]);
+        let grants = play::<DelayedMutexes>(&plan).unwrap();
+        assert!(grants.iter().all(|(at, ..)| *at < DELAY), "given up after {given_up_after} ms: {grants:?}");
+    }
 }
 
 #[test]

@@ -24,5 +24,6 @@ mod play;
 mod reentrant_mutex;
 mod rw_lock;
 mod semaphore;
+mod spy;
 mod turn;
 mod world;

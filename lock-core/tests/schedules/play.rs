@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
 use crate::plan::{Break, Plan, Step, plans};
+use crate::spy::{Removals, Spied};
 use crate::world::{Grant, World};
 
 pub(crate) const TTL: Duration = Duration::from_secs(3);
@@ -132,15 +133,17 @@ pub(crate) fn play<R: Recipe>(plan: &Plan<R::Action>) -> Result<Vec<Grant>, Stri
 async fn schedule<R: Recipe>(plan: &Plan<R::Action>) -> Result<Vec<Grant>, String> {
     let memory = Memory::new().with_ttl(TTL).expect("a valid ttl");
     let clock = TokioClock::new();
+    let removals = Removals::default();
     let mut clients = Vec::new();
     for (nth, latency) in plan.latencies.iter().enumerate() {
         let store = memory.clone().with_own_link();
         store.link().set_latency(*latency);
-        let builder = Client::builder(store.clone()).clock(clock).runtime(Handle::current());
+        let spied = Spied { store: store.clone(), removals: removals.clone() };
+        let builder = Client::builder(spied).clock(clock).runtime(Handle::current());
         let client = builder.label(nth.to_string()).connect().await.expect("memory connects");
         clients.push((client, store.link().clone()));
     }
-    let world = Arc::new(World::new::<R>(plan, &memory, &clients).await);
+    let world = Arc::new(World::new::<R>(plan, &memory, removals, &clients).await);
     let clients: Vec<_> = clients.into_iter().map(|(client, _)| client).collect();
     let witness = tokio::spawn({
         let world = world.clone();
@@ -194,6 +197,7 @@ async fn acts<R: Recipe>(plan: &Plan<R::Action>, world: &Arc<World>, clients: Ve
         () = all => {}
         () = recipe.help() => {}
     }
+    world.closed().await;
     settles(world, "left behind", || world.left()).await;
     for client in 0..clients.len() {
         match timeout(TTL * 3, recipe.in_the_end(client)).await {

@@ -13,10 +13,12 @@ use lock_core::memory::{Link, Memory};
 use lock_core::owner::Owner;
 use lock_core::{Client, Error, Guard, Loss, Name, State, StateWatch};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::plan::{Plan, What};
 use crate::play::{Recipe, TTL};
+use crate::spy::Removals;
 
 /// Whoever can go on has to do it within this time, as long as the links work: much longer than anything takes, and much
 /// shorter than the next recheck of a watch, which hides a wake-up that was lost.
@@ -63,11 +65,13 @@ struct Seen {
     by_hand: HashMap<String, Instant>,
     /// Whose session was ended by hand.
     ended: HashSet<usize>,
+    closing: Vec<JoinHandle<()>>,
     /// Since when these entries could be somebody's or gone.
     late: HashMap<String, Instant>,
     /// The clients that own these sessions.
     owners: HashMap<String, Option<usize>>,
     sessions: Vec<String>,
+    removals: Removals,
     /// Each semaphore's limit, and since when.
     limits: HashMap<String, Vec<(Instant, u32)>>,
     /// The tokens of all entries that were ever seen.
@@ -97,7 +101,12 @@ struct Greatest {
 pub(crate) type Grant = (Duration, usize, u64);
 
 impl World {
-    pub(crate) async fn new<R: Recipe>(plan: &Plan<R::Action>, store: &Memory, clients: &[(Client, Link)]) -> Self {
+    pub(crate) async fn new<R: Recipe>(
+        plan: &Plan<R::Action>,
+        store: &Memory,
+        removals: Removals,
+        clients: &[(Client, Link)],
+    ) -> Self {
         let store = store.clone().with_own_link();
         let mut sessions = Vec::new();
         for (client, _) in clients {
@@ -114,7 +123,7 @@ impl World {
             links: clients.iter().map(|(_, link)| link.clone()).collect(),
             clean: (0..clients.len()).map(|client| plan.is_clean(client)).collect(),
             began: Instant::now(),
-            seen: Mutex::new(Seen { sessions, ..Seen::default() }),
+            seen: Mutex::new(Seen { sessions, removals, ..Seen::default() }),
             failed: Notify::new(),
         }
     }
@@ -197,7 +206,7 @@ impl World {
             let limit = seen.highest_limit(guard.name(), self.reach(client));
             match entries.iter().position(|entry| entry.entry.key == key) {
                 None => broken.push(format!("token {token} is granted, and its entry is gone")),
-                Some(at) if !entitled(&entries, limit)[at] => {
+                Some(at) if !seen.entitled(&entries, limit)[at] => {
                     broken.push(format!("token {token} is granted too early: {}", Shown(&entries)));
                 }
                 Some(_) => {}
@@ -352,7 +361,8 @@ impl World {
             What::Close => {
                 self.seen().ended.insert(client);
                 let client = connected.clone();
-                tokio::spawn(async move { client.close().await });
+                let closing = tokio::spawn(async move { client.close().await });
+                self.seen().closing.push(closing);
             }
             What::Remove(nth) => {
                 if let Some(key) = self.nth(*nth).map(|entry| entry.key) {
@@ -367,6 +377,14 @@ impl World {
                     let _ = self.operator.write(&entry, content.version, &content.value).await;
                 }
             }
+        }
+    }
+
+    /// Resolves when every client that was to be closed is closed.
+    pub(crate) async fn closed(&self) {
+        let closing = std::mem::take(&mut self.seen().closing);
+        for client in closing {
+            let _ = client.await;
         }
     }
 
@@ -480,6 +498,19 @@ impl Seen {
         highest
     }
 
+    /// Who may hold in a queue: before the store has removed an entry that was given up, those of the same session need not
+    /// count it.
+    fn entitled(&self, entries: &[QueueEntry], limit: u64) -> Vec<bool> {
+        let mut all = entitled(entries, limit);
+        for (at, holds) in all.iter_mut().enumerate() {
+            let mine = &entries[at];
+            let counts = |other: &&QueueEntry| other.session != mine.session || !self.removals.has(&other.entry.key);
+            let ahead = entries[..at].iter().filter(counts).cloned();
+            *holds = *holds || entitled(&ahead.chain([mine.clone()]).collect::<Vec<_>>(), limit).ends_with(&[true]);
+        }
+        all
+    }
+
     /// Compares a queue with what is out, and with what should have happened.
     fn judge(
         &mut self,
@@ -498,7 +529,7 @@ impl Seen {
         }
         self.prune();
         let limit = self.highest_limit(queue.as_str(), Duration::ZERO);
-        let entitled = entitled(entries, limit);
+        let entitled = self.entitled(entries, limit);
         for held in self.out.iter().filter(|held| held.name == queue.as_str()) {
             let at = entries.iter().position(|entry| entry.entry.key == held.key);
             // What was granted under a higher limit stays so.
