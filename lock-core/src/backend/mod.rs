@@ -41,6 +41,8 @@
 
 mod entry;
 mod kind;
+mod view;
+mod views;
 mod watch;
 
 use std::any::Any;
@@ -57,6 +59,8 @@ use crate::name::Name;
 
 pub use entry::{Ahead, Enqueue, Enqueued, Entry, Placed, QueueEntry, Standing};
 pub use kind::Kind;
+pub use view::{Blind, View};
+pub use views::{Feed, Views, Waiting};
 pub use watch::{Change, Content, Dequeued, Stir, Watch, Watched, Written};
 
 /// Opens sessions on one store. One value of this per deployment; it is cheap to keep and holds no connection.
