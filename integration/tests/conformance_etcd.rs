@@ -14,23 +14,23 @@ const TTL: Duration = Duration::from_secs(3);
 
 struct EtcdWorld {
     etcd: Etcd,
+    /// What stands behind the ttl in the URLs.
+    parameters: &'static str,
     observer: Client,
 }
 
-/// One server for all tests of this program; it ends with it.
-async fn world() -> &'static EtcdWorld {
-    static WORLD: OnceCell<EtcdWorld> = OnceCell::const_new();
-    WORLD
-        .get_or_init(|| async {
-            let etcd = Etcd::single().await.unwrap_or_else(|error| panic!("{error}"));
-            let observer = connect(&etcd.endpoint(0)).await;
-            EtcdWorld { etcd, observer }
-        })
-        .await
+/// One server for all tests of one kind; it ends with this program.
+async fn world(of: &'static OnceCell<EtcdWorld>, parameters: &'static str) -> &'static EtcdWorld {
+    of.get_or_init(|| async {
+        let etcd = Etcd::single().await.unwrap_or_else(|error| panic!("{error}"));
+        let observer = connect(&etcd.endpoint(0), parameters).await;
+        EtcdWorld { etcd, parameters, observer }
+    })
+    .await
 }
 
-async fn connect(endpoint: &str) -> Client {
-    let url = format!("etcd://{endpoint}/conformance?ttl={}s", TTL.as_secs());
+async fn connect(endpoint: &str, parameters: &str) -> Client {
+    let url = format!("etcd://{endpoint}/conformance?ttl={}s{parameters}", TTL.as_secs());
     let backend = lock_etcd::Etcd::from_url(&url).expect("a valid URL");
     Client::connect(backend).await.expect("etcd can be reached")
 }
@@ -43,7 +43,7 @@ impl World for &'static EtcdWorld {
 
     async fn contender(&self) -> Contender {
         let proxy = Proxy::start(self.etcd.addr(0)).await.unwrap_or_else(|error| panic!("{error}"));
-        let client = connect(&proxy.endpoint()).await;
+        let client = connect(&proxy.endpoint(), self.parameters).await;
         Contender { client, link: Arc::new(ProxyLink::new(proxy)) }
     }
 
@@ -62,4 +62,18 @@ impl World for &'static EtcdWorld {
     }
 }
 
-lock_core::conformance!(tokio::test(flavor = "multi_thread", worker_threads = 2), world());
+/// With views of the queues, which are short here.
+mod viewing {
+    use super::*;
+
+    static WORLD: OnceCell<EtcdWorld> = OnceCell::const_new();
+    lock_core::conformance!(tokio::test(flavor = "multi_thread", worker_threads = 2), world(&WORLD, ""));
+}
+
+/// As everybody waits in queues in which others have the greater share.
+mod reading {
+    use super::*;
+
+    static WORLD: OnceCell<EtcdWorld> = OnceCell::const_new();
+    lock_core::conformance!(tokio::test(flavor = "multi_thread", worker_threads = 2), world(&WORLD, "&views=off"));
+}

@@ -238,8 +238,9 @@ async fn follow(server: &Server, watches: &str) {
     let mut watch = observer.queue("followed").unwrap().watch();
     assert_eq!(watch.next().await.unwrap().len(), held.len());
     let following = count().await;
-    // A holder that watches nothing of its own yet.
-    let last = semaphore.acquire(1).await.unwrap();
+    // A holder that watches nothing of its own yet, of a client without others that would make a view worth it.
+    let other = server.connect().await;
+    let last = other.semaphore("followed", HOLDERS).unwrap().acquire(1).await.unwrap();
     assert_eq!(watch.next().await.unwrap().len(), held.len() + 1);
     last.release().await;
     while watch.next().await.unwrap().len() != held.len() {}

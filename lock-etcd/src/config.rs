@@ -42,6 +42,9 @@ pub struct Config {
     pub login: Option<(String, String)>,
     /// TLS. Default: none.
     pub tls: Option<Tls>,
+    /// Whether a client that has a good share of those who wait in a queue follows the queue once for all of them, instead
+    /// of reading and watching for each. Default: yes. Both give the same answers.
+    pub views: bool,
 }
 
 /// How to talk TLS. The files are read again for each session, so that renewed certificates are used.
@@ -76,6 +79,7 @@ impl fmt::Debug for Config {
             .field("connect_timeout", &self.connect_timeout)
             .field("user", &self.user())
             .field("tls", &self.tls)
+            .field("views", &self.views)
             .finish()
     }
 }
@@ -98,13 +102,14 @@ impl Config {
             connect_timeout: Duration::from_secs(5),
             login: None,
             tls: None,
+            views: true,
         }
     }
 
     /// Reads `etcd://[user:password@]host[:port][,host…][/namespace][?parameters]`, or `etcds://…` for TLS.
     ///
-    /// The namespace is the path behind its first slash, as it is. Parameters: `ttl` and `connect_timeout` (such as `15s`);
-    /// with TLS also `ca`, `cert` and `key` (files in PEM form) and `server_name`.
+    /// The namespace is the path behind its first slash, as it is. Parameters: `ttl` and `connect_timeout` (such as `15s`),
+    /// `views` (`on` or `off`); with TLS also `ca`, `cert` and `key` (files in PEM form) and `server_name`.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the part that is wrong.
@@ -127,6 +132,11 @@ impl Config {
         if let Some(timeout) = url.take_duration("connect_timeout")? {
             config.connect_timeout = timeout;
         }
+        config.views = match url.take("views").as_deref() {
+            None | Some("on") => true,
+            Some("off") => false,
+            Some(other) => return Err(invalid("views", other, "on or off")),
+        };
         config.login = match (url.user.take(), url.password.take()) {
             (Some(user), Some(password)) => Some((user, password)),
             (None, None) => None,

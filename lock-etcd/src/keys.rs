@@ -101,7 +101,7 @@ pub(crate) fn entry(kv: &KeyValue) -> Entry {
     Entry { key: text(kv.key()), incarnation: u64::try_from(kv.create_revision()).unwrap_or_default() }
 }
 
-fn text(key: &[u8]) -> String {
+pub(crate) fn text(key: &[u8]) -> String {
     match std::str::from_utf8(key) {
         Ok(key) if !key.starts_with(HEX) => key.to_owned(),
         _ => HEX.chars().chain(key.iter().flat_map(|byte| format!("{byte:02x}").chars().collect::<Vec<_>>())).collect(),

@@ -28,6 +28,7 @@
 //! etcd 3.4 or later.
 
 mod backend;
+mod commits;
 mod config;
 mod downgrade;
 mod endpoints;
@@ -40,6 +41,7 @@ mod renewal;
 mod session;
 mod table;
 mod values;
+mod view;
 mod watch;
 mod watches;
 

@@ -41,16 +41,19 @@ impl EtcdSession {
             if only_if_free {
                 when.push(Compare::create_revision(prefix.as_str(), CompareOp::Equal, 0).with_prefix());
             }
-            let enter = Txn::new()
-                .when(when)
-                .and_then([
-                    TxnOp::put(key.as_str(), value.as_slice(), Some(self.put_with_lease())),
-                    // A count costs the server nothing; a sorted range would make it read the whole queue.
-                    TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix().with_count_only())),
-                ])
-                .or_else([TxnOp::get(self.key.as_str(), keys_only()), TxnOp::get(key.as_str(), keys_only())]);
-            let answer = match self.endpoints.txn(enter).await {
-                Ok(answer) => answer,
+            let enter = Txn::new().when(when).and_then([
+                TxnOp::put(key.as_str(), value.as_slice(), Some(self.put_with_lease())),
+                // A count costs the server nothing; a sorted range would make it read the whole queue.
+                TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix().with_count_only())),
+            ]);
+            match self.commits.enter(&prefix, enter).await {
+                Ok(Some(entered)) => {
+                    self.views.entered(&prefix, usize::try_from(entered.keys).unwrap_or_default());
+                    let entry = Entry { key, incarnation: u64::try_from(entered.revision).unwrap_or_default() };
+                    let ahead = (entered.keys == 1).then(Ahead::default);
+                    return Ok(Enqueued::Placed(Placed { token: entry.incarnation, entry, ahead }));
+                }
+                Ok(None) => {}
                 Err(failure) if failure.meaning == Meaning::NoSpace => {
                     let own = self.get(ENTER, key, GetOptions::new().with_keys_only()).await?;
                     let own = own.kvs().first().filter(|own| own.lease() == self.lease);
@@ -58,15 +61,11 @@ impl EtcdSession {
                     return placed.ok_or_else(|| self.explain(failure, ENTER));
                 }
                 Err(failure) => return Err(self.explain(failure, ENTER)),
-            };
-            let reads = reads(&answer);
-            if answer.succeeded() {
-                let revision = answer.header().map_or(0, ResponseHeader::revision);
-                let entry = Entry { key, incarnation: u64::try_from(revision).unwrap_or_default() };
-                let alone = reads.first().is_some_and(|range| range.count() == 1);
-                let ahead = alone.then(Ahead::default);
-                return Ok(Enqueued::Placed(Placed { token: entry.incarnation, entry, ahead }));
             }
+            // Which of the conditions did not hold is asked only now, so that the request is a short one.
+            let why = Txn::new()
+                .and_then([TxnOp::get(self.key.as_str(), keys_only()), TxnOp::get(key.as_str(), keys_only())]);
+            let reads = reads(&self.txn(ENTER, why).await?);
             let first = |i: usize| reads.get(i).and_then(|range| range.kvs().first());
             let session = first(0).filter(|session| session.create_revision() == self.created);
             match (session, first(1)) {
@@ -76,12 +75,14 @@ impl EtcdSession {
                 (Some(session), None) if session.mod_revision() > fence => {
                     self.fence.fetch_max(session.mod_revision(), Ordering::AcqRel);
                 }
-                (Some(_), None) => {
+                (Some(_), None) if only_if_free => {
                     if !self.is_free(&prefix).await? {
                         return Ok(Enqueued::Busy);
                     }
                     only_if_free = false;
                 }
+                // Whatever it was, it is so no more.
+                (Some(_), None) => {}
             }
         }
     }
@@ -195,14 +196,20 @@ impl EtcdSession {
         Ok(found)
     }
 
+    /// Removes an entry with nothing but a deletion, which a full database allows.
     pub(crate) async fn leave(&self, entry: &Entry) -> Result<Dequeued> {
         let (key, created) = keys::bytes(entry)?;
-        // Nothing but a deletion, which a full database allows.
-        let delete = Txn::new()
-            .when([Compare::create_revision(key.as_slice(), CompareOp::Equal, created)])
-            .and_then([TxnOp::delete(key, None)]);
-        let answer = self.txn(LEAVE, delete).await?;
-        Ok(if answer.succeeded() { Dequeued::Removed } else { Dequeued::Absent })
+        let removed = if keys::is_of_session(&key, self.lease) {
+            // A key of this session's is one entry's for ever. Without a condition, the server has less to do.
+            let left = self.commits.leave(key).await;
+            left.map_err(|failure| self.explain(failure, LEAVE))?
+        } else {
+            let delete = Txn::new()
+                .when([Compare::create_revision(key.as_slice(), CompareOp::Equal, created)])
+                .and_then([TxnOp::delete(key, None)]);
+            self.txn(LEAVE, delete).await?.succeeded()
+        };
+        Ok(if removed { Dequeued::Removed } else { Dequeued::Absent })
     }
 }
 
@@ -218,7 +225,7 @@ fn queue_entry(kv: &KeyValue) -> QueueEntry {
 }
 
 /// The entries of a queue that the answer to a range shows.
-fn entries_in<'a>(prefix: &'a [u8], range: &'a GetResponse) -> impl Iterator<Item = &'a KeyValue> {
+pub(crate) fn entries_in<'a>(prefix: &'a [u8], range: &'a GetResponse) -> impl Iterator<Item = &'a KeyValue> {
     range.kvs().iter().filter(move |kv| keys::is_entry(prefix, kv.key()))
 }
 

@@ -8,12 +8,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use etcd_client::{Error as EtcdError, GetOptions, GetResponse, PutOptions, Txn, TxnResponse};
 use lock_core::backend::{
-    Ahead, Content, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Stir, Watched, Written,
+    Ahead, Change, Content, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Stir, Views, Watched,
+    Written,
 };
 use lock_core::{Error, Name, Result};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use crate::commits::Commits;
 use crate::downgrade::DOWNGRADE;
 use crate::endpoints::{Connection, Endpoints};
 use crate::error::{Failure, Meaning};
@@ -40,7 +42,9 @@ pub(crate) struct EtcdSession {
     /// an enqueue that was sent before can never be applied after.
     pub(crate) fence: AtomicI64,
     renewal: Mutex<Renewal>,
+    pub(crate) commits: Arc<Commits>,
     pub(crate) watches: Watches,
+    pub(crate) views: Arc<Views<i64>>,
 }
 
 impl EtcdSession {
@@ -52,7 +56,9 @@ impl EtcdSession {
             created,
             fence: AtomicI64::new(created),
             renewal: Mutex::new(Renewal::new(lease, key.clone(), created)),
+            commits: Commits::new(endpoints.clone()),
             watches: Watches::new(endpoints.clone()),
+            views: Arc::default(),
             endpoints,
             key,
         }
@@ -138,18 +144,37 @@ impl Session for EtcdSession {
     }
 
     async fn ahead(&self, mine: &Entry, limit: usize) -> Result<Option<Ahead>> {
-        self.bounded(LOOK, self.look(mine, limit)).await
+        let looking = async {
+            match self.viewed_ahead(mine, limit).await {
+                Some(ahead) => Ok(ahead),
+                None => self.look(mine, limit).await,
+            }
+        };
+        self.bounded(LOOK, looking).await
     }
 
     async fn watch(&self, entry: &Entry) -> Result<Watched> {
         let (key, created) = keys::bytes(entry)?;
-        let watching = async {
-            match self.is_record(entry) {
-                true => self.watch_record(key).await,
-                false => self.watch_entry(key, created).await,
-            }
+        if self.is_record(entry) {
+            return self.bounded(WATCH, self.watch_record(key)).await;
+        }
+        let waiting = self.waiting(&key);
+        let watched = match self.viewed_watch(entry) {
+            Some(watched) => watched,
+            None => self.bounded(WATCH, self.watch_entry(key.clone(), created)).await?,
         };
-        self.bounded(WATCH, watching).await
+        let Watched::Present(watch) = watched else { return Ok(Watched::Gone) };
+        let (views, entry) = (self.views.clone(), entry.clone());
+        Ok(Watched::Present(Box::pin(async move {
+            let _waiting = waiting;
+            let change = watch.await;
+            if change == Change::Removed
+                && let Ok(queue) = std::str::from_utf8(keys::prefix_of(&key))
+            {
+                views.catch_up(queue, &created, &entry).await;
+            }
+            change
+        })))
     }
 
     async fn watch_queue(&self, queue: &Name) -> Result<Stir> {

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Failure;
 use crate::keys;
+use crate::view::Events;
 
 /// What is watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,8 +18,10 @@ pub(crate) enum Subject {
     Entry { key: Vec<u8>, created: i64 },
     /// A record.
     Record { key: Vec<u8> },
-    /// The entries of a queue.
+    /// The entries of a queue, for the next change.
     Queue { prefix: Vec<u8> },
+    /// The entries of a queue, for all that happens to them until the watch ends.
+    Entries(Arc<Events>),
 }
 
 /// What happened to a key.
@@ -34,6 +37,7 @@ impl Subject {
     pub(crate) fn key(&self) -> &[u8] {
         match self {
             Self::Entry { key, .. } | Self::Record { key } | Self::Queue { prefix: key } => key,
+            Self::Entries(events) => &events.prefix,
         }
     }
 
@@ -41,7 +45,7 @@ impl Subject {
         let options = WatchOptions::new().with_watch_id(id);
         match self {
             Self::Entry { .. } | Self::Record { .. } => options,
-            Self::Queue { prefix } => options.with_range(keys::end_of(prefix)),
+            Self::Queue { .. } | Self::Entries(_) => options.with_range(keys::end_of(self.key())),
         }
     }
 
@@ -51,6 +55,7 @@ impl Subject {
             Self::Entry { created, .. } => entry_change(*created, events),
             Self::Record { .. } => events.last().map(|_| Change::Updated),
             Self::Queue { prefix } => events.into_iter().find(|event| stirs(prefix, event)).map(|_| Change::Updated),
+            Self::Entries(_) => None,
         }
     }
 }
@@ -191,6 +196,16 @@ impl Table {
         {
             let revision = answer.header().map_or(i64::MAX, etcd_client::ResponseHeader::revision);
             let _ = in_force.send(Ok(revision));
+        }
+        if let Subject::Entries(entries) = &watch.subject {
+            for event in answer.events() {
+                match (event.event_type(), event.kv()) {
+                    (EventType::Put, Some(kv)) => entries.put(kv),
+                    (EventType::Delete, Some(kv)) => entries.removed(kv.key(), kv.mod_revision()),
+                    (_, None) => {}
+                }
+            }
+            return;
         }
         let events = answer.events().iter().filter_map(|event| {
             let kv = event.kv()?;

@@ -7,6 +7,7 @@ mod access;
 mod ambiguous;
 #[path = "../session/mod.rs"]
 mod both;
+mod commits;
 mod guarded;
 mod queue;
 mod queue_watch;
@@ -14,6 +15,7 @@ mod queues;
 mod stale_leader;
 mod validity;
 mod values;
+mod views;
 mod watching;
 
 use std::sync::Arc;

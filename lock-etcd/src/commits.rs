@@ -1,0 +1,300 @@
+//! Group commit: what the tasks of a session write at the same time goes to the server in one transaction.
+//!
+//! A transaction costs the server much more than a write in it. As long as few are under way, each write is sent by itself
+//! and at once; those that come while more are under way are sent together, each with its own condition and its own answer.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use etcd_client::{GetResponse, ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::endpoints::Endpoints;
+use crate::error::{Failure, Meaning};
+
+/// Transactions under way from which on writes are gathered. More of them than this do not make the server faster.
+const UNDER_WAY: usize = 2;
+
+/// Writes in one transaction. Servers as shipped take 128, where a write that is a transaction itself counts with its parts.
+const TOGETHER: usize = 48;
+
+#[derive(Debug)]
+pub(crate) struct Commits {
+    endpoints: Arc<Endpoints>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    under_way: usize,
+    gathered: Vec<Write>,
+    /// Writes that the server takes in one transaction.
+    together: usize,
+}
+
+#[derive(Debug)]
+struct Write {
+    what: What,
+    answer: oneshot::Sender<Result<Done, Failure>>,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    /// Puts an entry into a queue, on conditions, and counts the keys of the queue.
+    Enter { queue: String, txn: Txn },
+    /// Deletes a key that is one entry's for ever.
+    Leave { key: Vec<u8> },
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// With the number of keys in the queue; `None` when the conditions did not hold.
+    Entered {
+        revision: i64,
+        keys: Option<i64>,
+    },
+    Left {
+        was_there: bool,
+    },
+}
+
+/// An entry that was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entered {
+    /// The revision that created it.
+    pub(crate) revision: i64,
+    /// The number of keys in its queue.
+    pub(crate) keys: i64,
+}
+
+/// One transaction under way. When it ends, what was gathered meanwhile is sent.
+struct UnderWay(Arc<Commits>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.state().under_way -= 1;
+        // Without a runtime nobody waits any more.
+        if let Ok(runtime) = Handle::try_current() {
+            self.0.send_gathered(&runtime);
+        }
+    }
+}
+
+impl Commits {
+    pub(crate) fn new(endpoints: Arc<Endpoints>) -> Arc<Self> {
+        let state = State { under_way: 0, gathered: Vec::new(), together: TOGETHER };
+        Arc::new(Self { endpoints, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an entry by a transaction that also counts the keys of its queue; `None` when its conditions did not hold.
+    pub(crate) async fn enter(self: &Arc<Self>, queue: &str, txn: Txn) -> Result<Option<Entered>, Failure> {
+        match self.write(What::Enter { queue: queue.to_owned(), txn }).await? {
+            Done::Entered { revision, keys } => Ok(keys.map(|keys| Entered { revision, keys })),
+            Done::Left { .. } => Err(unexpected()),
+        }
+    }
+
+    /// Deletes a key that is one entry's for ever. Whether it was there.
+    pub(crate) async fn leave(self: &Arc<Self>, key: Vec<u8>) -> Result<bool, Failure> {
+        match self.write(What::Leave { key }).await? {
+            Done::Left { was_there } => Ok(was_there),
+            Done::Entered { .. } => Err(unexpected()),
+        }
+    }
+
+    async fn write(self: &Arc<Self>, what: What) -> Result<Done, Failure> {
+        let gathered = {
+            let mut state = self.state();
+            if state.under_way < UNDER_WAY {
+                state.under_way += 1;
+                None
+            } else {
+                let (answer, answered) = oneshot::channel();
+                state.gathered.push(Write { what: what.clone(), answer });
+                Some(answered)
+            }
+        };
+        match gathered {
+            None => {
+                let _under_way = UnderWay(self.clone());
+                self.send_one(what).await
+            }
+            Some(answered) => answered.await.unwrap_or_else(|_| Err(Failure::unavailable("the runtime is gone"))),
+        }
+    }
+
+    fn send_gathered(self: &Arc<Self>, runtime: &Handle) {
+        loop {
+            let (together, alone) = {
+                let mut state = self.state();
+                if state.under_way >= UNDER_WAY || state.gathered.is_empty() {
+                    return;
+                }
+                state.under_way += 1;
+                let at_most = state.together;
+                gather(&mut state.gathered, at_most)
+            };
+            for write in alone {
+                let commits = self.clone();
+                runtime.spawn(async move {
+                    let _ = write.answer.send(commits.send_one(write.what).await);
+                });
+            }
+            let under_way = UnderWay(self.clone());
+            runtime.spawn(async move {
+                under_way.0.send_together(together).await;
+            });
+        }
+    }
+
+    async fn send_one(&self, what: What) -> Result<Done, Failure> {
+        match what {
+            What::Enter { txn, .. } => {
+                let answer = self.endpoints.txn(txn).await?;
+                Ok(entered(&answer, revision(answer.header())))
+            }
+            What::Leave { key } => {
+                let answer = self.endpoints.delete(key).await?;
+                Ok(Done::Left { was_there: answer.deleted() > 0 })
+            }
+        }
+    }
+
+    async fn send_together(&self, writes: Vec<Write>) {
+        if writes.len() > 1 {
+            let ops = writes.iter().map(|write| match write.what.clone() {
+                What::Enter { txn, .. } => TxnOp::txn(txn),
+                What::Leave { key } => TxnOp::delete(key, None),
+            });
+            let txn = Txn::new().and_then(ops.collect::<Vec<_>>());
+            match self.endpoints.txn(txn).await {
+                Ok(answer) => return answer_each(writes, &answer),
+                Err(failure) if may_be_applied(&failure) => {
+                    for write in writes {
+                        let _ = write.answer.send(Err(failure.clone()));
+                    }
+                    return;
+                }
+                // Not applied, for the sake of one of them, or because they are too many.
+                Err(failure) => {
+                    tracing::debug!(?failure, writes = writes.len(), "sending them one by one");
+                    if failure.meaning == Meaning::Refused {
+                        let mut state = self.state();
+                        state.together = (writes.len() / 2).max(1).min(state.together);
+                    }
+                }
+            }
+        }
+        for write in writes {
+            let _ = write.answer.send(self.send_one(write.what).await);
+        }
+    }
+}
+
+/// Takes out what is to be sent together, and what is to be sent alone: of several entries of one queue, each needs a
+/// revision of its own, which is its place.
+fn gather(gathered: &mut Vec<Write>, at_most: usize) -> (Vec<Write>, Vec<Write>) {
+    let (mut together, mut alone, mut queues) = (Vec::new(), Vec::new(), HashSet::new());
+    let taken: Vec<_> = gathered.drain(..gathered.len().min(at_most)).collect();
+    for write in taken.into_iter().filter(|write| !write.answer.is_closed()) {
+        match &write.what {
+            What::Enter { queue, .. } if !queues.insert(queue.clone()) => alone.push(write),
+            _ => together.push(write),
+        }
+    }
+    // Those who leave first, so that those who enter do not find them.
+    together.sort_by_key(|write| matches!(write.what, What::Enter { .. }));
+    (together, alone)
+}
+
+/// A full database is told of also by a request that filled it.
+fn may_be_applied(failure: &Failure) -> bool {
+    !matches!(failure.meaning, Meaning::LeaseNotFound | Meaning::AccessDenied | Meaning::Refused)
+}
+
+fn answer_each(writes: Vec<Write>, answer: &TxnResponse) {
+    let revision = revision(answer.header());
+    let mut done = answer.op_responses().into_iter();
+    for write in writes {
+        let outcome = match (&write.what, done.next()) {
+            (What::Enter { .. }, Some(TxnOpResponse::Txn(answer))) => Ok(entered(&answer, revision)),
+            (What::Leave { .. }, Some(TxnOpResponse::Delete(answer))) => {
+                Ok(Done::Left { was_there: answer.deleted() > 0 })
+            }
+            _ => Err(unexpected()),
+        };
+        let _ = write.answer.send(outcome);
+    }
+}
+
+fn entered(answer: &TxnResponse, revision: i64) -> Done {
+    let counted = |response| if let TxnOpResponse::Get(get) = response { Some(GetResponse::count(&get)) } else { None };
+    let keys = || answer.op_responses().into_iter().find_map(counted).unwrap_or_default();
+    Done::Entered { revision, keys: answer.succeeded().then(keys) }
+}
+
+fn revision(header: Option<&ResponseHeader>) -> i64 {
+    header.map_or(0, ResponseHeader::revision)
+}
+
+fn unexpected() -> Failure {
+    Failure::unavailable("an answer to another request")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enter(queue: &str) -> What {
+        What::Enter { queue: queue.to_owned(), txn: Txn::new() }
+    }
+
+    fn leave(key: &str) -> What {
+        What::Leave { key: key.into() }
+    }
+
+    /// What is sent together and alone of these, and how many are left.
+    fn gathered(writes: &[What], at_most: usize) -> (Vec<String>, Vec<String>, usize) {
+        let mut kept = Vec::new();
+        let mut writes: Vec<_> = writes
+            .iter()
+            .map(|what| {
+                let (answer, answered) = oneshot::channel();
+                kept.push(answered);
+                Write { what: what.clone(), answer }
+            })
+            .collect();
+        let (together, alone) = gather(&mut writes, at_most);
+        let names = |writes: Vec<Write>| {
+            let name = |write: Write| match write.what {
+                What::Enter { queue, .. } => format!("+{queue}"),
+                What::Leave { key } => format!("-{}", String::from_utf8_lossy(&key)),
+            };
+            writes.into_iter().map(name).collect()
+        };
+        (names(together), names(alone), writes.len())
+    }
+
+    #[test]
+    fn two_entries_of_one_queue_never_share_a_revision() {
+        let writes = [enter("a"), leave("a/1"), enter("a"), enter("b"), leave("a/2"), enter("a")];
+        let strings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(gathered(&writes, 9), (strings(&["-a/1", "-a/2", "+a", "+b"]), strings(&["+a", "+a"]), 0));
+        assert_eq!(gathered(&writes, 2), (strings(&["-a/1", "+a"]), strings(&[]), 4));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_sent() {
+        let (answer, answered) = oneshot::channel();
+        drop(answered);
+        let mut writes = vec![Write { what: enter("a"), answer }];
+        let (together, alone) = gather(&mut writes, 9);
+        assert!(together.is_empty() && alone.is_empty() && writes.is_empty());
+    }
+}
