@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use tokio::runtime::Builder;
 
 use phase::say;
 use record::Record;
@@ -62,6 +63,14 @@ struct Cli {
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     max_s: u64,
 
+    /// Threads of the program; with 1, all happens on the main thread
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
+    threads: u8,
+
+    /// Renew and wait on these threads too, and not on one of the library
+    #[arg(long)]
+    shared_runtime: bool,
+
     /// Write a line for each acquisition: worker, ticket, and the times of request, grant, release and its end, in ns
     #[arg(long, value_name = "FILE")]
     raw: Option<PathBuf>,
@@ -94,9 +103,19 @@ enum Workload {
     Holdmany,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(&Cli::parse()).await {
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut runtime = match cli.threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    let runtime = runtime.worker_threads(usize::from(cli.threads)).enable_all().build();
+    // As a task, so that it does not take turns with the threads of the others.
+    let ended = runtime.map_err(Failure::from).and_then(|runtime| {
+        let task = runtime.spawn(async move { run(&cli).await });
+        runtime.block_on(task)?
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("lock-bench: {failure}");

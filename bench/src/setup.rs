@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lock_any::{Settings, Store};
 use lock_core::{Client, Mutex};
+use tokio::runtime::Handle;
 
 use crate::{Cli, Failure};
 
@@ -12,6 +13,7 @@ pub(crate) struct Setup {
     /// The lock, or what the names of many begin with.
     name: String,
     many: bool,
+    shared_runtime: bool,
     locks: usize,
 }
 
@@ -22,11 +24,21 @@ impl Setup {
         let (path, name) = if many { (prefix, "l") } else { prefix.rsplit_once('/').unwrap_or(("", prefix)) };
         let url = url(&cli.backend, cli.endpoint.as_deref(), path);
         let settings = Settings { ttl: Some(Duration::from_secs(cli.ttl)), ..Settings::default() };
-        Ok(Self { store: Store::new(&url, &settings)?, name: name.to_owned(), many, locks: cli.locks as usize })
+        Ok(Self {
+            store: Store::new(&url, &settings)?,
+            name: name.to_owned(),
+            many,
+            shared_runtime: cli.shared_runtime,
+            locks: cli.locks as usize,
+        })
     }
 
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        Ok(Client::builder(self.store.clone()).label("lock-bench").connect().await?)
+        let mut builder = Client::builder(self.store.clone()).label("lock-bench");
+        if self.shared_runtime {
+            builder = builder.runtime(Handle::current());
+        }
+        Ok(builder.connect().await?)
     }
 
     pub(crate) fn name(&self, lock: usize) -> String {
