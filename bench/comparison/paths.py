@@ -32,7 +32,8 @@ def jar_version(name):
     """As the jar's own description tells it."""
     try:
         with zipfile.ZipFile(jars([name])) as jar:
-            texts = [jar.read(entry).decode() for entry in jar.namelist() if entry.endswith(("pom.properties", "MANIFEST.MF"))]
+            entries = [entry for entry in jar.namelist() if entry.endswith(("pom.properties", "MANIFEST.MF"))]
+            texts = [jar.read(entry).decode() for entry in entries]
     except OSError:
         return "?"
     found = re.search(r"^(?:version=|Bundle-Version: |Implementation-Version: )(\S+)", "\n".join(texts), re.MULTILINE)

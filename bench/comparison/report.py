@@ -46,8 +46,8 @@ TABLES = {
     ),
     "w3": Table("C workers on 10,000 locks, chosen at random.", RATE, True, [*ACQUIRE, *RELEASE, *COSTS, MEMORY]),
     "w4": Table(
-        "N waiters queue up behind a holder, who lets go: the time until the last one has had its turn. Costs are per "
-        "waiter; *queueing* is the part before the holder lets go.",
+        "N waiters queue up behind a holder, who lets go: the time until the last one has the lock. Costs are per waiter;\n"
+        "*queueing* is the part before the holder lets go, and *KiB per waiter* how much the client's memory grew in it.",
         Column("drain s", "drain_s"),
         False,
         [
@@ -147,14 +147,16 @@ def show(value, digits=3):
 
 def table_of(group):
     table = TABLES[group.workload]
-    heads = [group.title, "runs", table.main.title, "of best peer", "of raw limit", *(column.title for column in table.columns)]
+    heads = [group.title, "runs", table.main.title, "of best peer", "of raw limit"]
+    heads += [column.title for column in table.columns]
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     for row in group.rows:
         runs = f"{len(row.results)}" + (f" + {len(row.errors)} failed" if row.errors else "")
         cells = [f"**{row.peer}**" if row.kind == peers.OURS else row.peer, runs]
         values = row.values(table.main.key)
         if not values:
-            lines.append("| " + " | ".join([*cells, f"failed: {row.errors[-1]}".replace("|", "/"), *[""] * (len(heads) - 3)]) + " |")
+            cells += ["failed: " + row.errors[-1].replace("|", "/"), *[""] * (len(heads) - 3)]
+            lines.append("| " + " | ".join(cells) + " |")
             continue
         median, smallest, largest = numbers.summary(values)
         spread = f" ({show(smallest)}–{show(largest)})" if len(values) > 1 else ""
@@ -193,7 +195,8 @@ READING = """\
   `raw-…` is no lock: the least that the server has to do for this workload. bench/peers/README.md says what each does.
 - *Hand-over*: from the moment at which a holder begins to release to the next grant. *Out of order*: how many places a grant
   was away from the order of the requests. Two that ask at the same moment can change places on their way, so that means
-  below 1 are first come, first served; in w4 all ask at the same moment, and the order in which they get there is free. *Overlaps*: grants before the holder before had begun to release; any is a bug.
+  below 1 are first come, first served; in w4 all ask at the same moment, and the order in which they get there is free.
+  *Overlaps*: grants before the holder before had begun to release; any is a bug.
 - Costs are per acquisition: CPU time of all client processes and of all servers, messages from clients to the servers
   (etcd: gRPC messages; ZooKeeper: packets) and fsyncs of the servers' logs, of all nodes together.
 - zookeeper-client releases in the background: its release takes no time, and what it costs is paid by the next acquire.
@@ -203,8 +206,9 @@ READING = """\
 def document(journal, plot, command):
     text = [INTRODUCTION]
     if found := overlaps(journal.runs):
-        text.append("## Two at once\n\nThese runs had two holders of one lock at the same time. **None of their numbers count.**\n")
-        text.append("\n".join(f"- {run['peer']}, {run['store']}, {run['title']}: {run['overlaps']} overlaps" for run in found) + "\n")
+        text.append("## Two at once\n\nThese runs had two holders of one lock at the same time. **Their numbers do not count.**\n")
+        lines = (f"- {run['peer']}, {run['store']}, {run['title']}: {run['overlaps']} overlaps" for run in found)
+        text.append("\n".join(lines) + "\n")
     text.append(f"![How many times as good as the best peer and the raw limit]({plot})\n")
     text.append(setting(journal, command))
     text.append(READING)
@@ -234,11 +238,12 @@ def setting(journal, command):
         servers[STORES[run["store"]]][run["server"]] = None
     lines = ["## Where and with what\n", "| | |", "|---|---|"]
     lines.append(f"| date | {all_of('date')} |")
-    lines.append(f"| machine | {all_of('cpu')}, {all_of('cores')} cores, {all_of('memory_gib')} GiB; clients and servers share it |")
+    size = f"{all_of('cores')} cores, {all_of('memory_gib')} GiB"
+    lines.append(f"| machine | {all_of('cpu')}, {size}; clients and servers share it |")
     lines.append(f"| kernel | {all_of('kernel')} |")
     lines.append(f"| this library | {all_of('commit')} |")
-    lines.append(f"| servers | {', '.join(f'{name} ' + ' and '.join(found) for name, found in servers.items())} |")
-    others = {name: found for name, found in versions.items() if name != "lock-bench"}
-    lines.append(f"| peers | {', '.join(f'{name} ' + ' and '.join(found) for name, found in others.items())} |")
+    versions.pop("lock-bench", None)
+    for title, found in (("servers", servers), ("peers", versions)):
+        lines.append(f"| {title} | {', '.join(f'{name} ' + ' and '.join(found[name]) for name in found)} |")
     lines.append(f"\nTo repeat it, build what bench/peers/README.md names, and then:\n\n    {command}\n")
     return "\n".join(lines)

@@ -59,16 +59,16 @@ class Program:
     def __init__(self, peer, cluster, word, options, marked=False):
         self.limit_s = 60
         options = {"endpoint": cluster.endpoints, **options}
-        command = [*peer.command, word, *(text for k, v in options.items() for text in (f"--{k}", str(v))), *peer.options]
+        words = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        command = [*peer.command, word, *words, *peer.options]
         env = {name: value for name, value in os.environ.items() if name != "BENCH_MARKS"}
         if marked:
             env["BENCH_MARKS"] = "1"
         # Next to the data of the servers, which is deleted with it.
         self.errors = cluster.dir / f"errors-{next(prefixes)}"
         with open(self.errors, "wb") as errors:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=env, start_new_session=True
-            )
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+            self.process = subprocess.Popen(command, **pipes, text=True, env=env, start_new_session=True)
         self.lines = queue.Queue()
         threading.Thread(target=self.read, daemon=True).start()
 
@@ -88,8 +88,8 @@ class Program:
             raise Failed(f"nothing happened for {limit_s} s") from None
         if line is None:
             status = self.process.wait()
-            last = self.errors.read_text(errors="replace").strip().splitlines()[-1:]
-            raise Failed(f"ended with status {status}: {''.join(last)[:300]}")
+            said = " ".join(self.errors.read_text(errors="replace").split())
+            raise Failed(f"ended with status {status}: {said[:200]}")
         return line
 
     def until(self, wanted, limit_s):

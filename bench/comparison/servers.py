@@ -111,13 +111,20 @@ class Etcd(Cluster):
     def start(self):
         peers = self.internal_ports[: len(self.ports)]
         cluster = ",".join(f"n{i}=http://127.0.0.1:{port}" for i, port in enumerate(peers))
-        for i, (client, peer) in enumerate(zip(self.ports, peers)):
-            self.spawn(
-                [paths.ETCD, "--name", f"n{i}", "--data-dir", str(self.dir / f"n{i}"), "--logger", "zap", "--log-level", "error"]
-                + ["--listen-client-urls", f"http://127.0.0.1:{client}", "--advertise-client-urls", f"http://127.0.0.1:{client}"]
-                + ["--listen-peer-urls", f"http://127.0.0.1:{peer}", "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"]
-                + ["--initial-cluster", cluster, "--initial-cluster-state", "new"]
-            )
+        for i, (port, peer_port) in enumerate(zip(self.ports, peers)):
+            client, peer = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer_port}"
+            options = {
+                "name": f"n{i}",
+                "data-dir": self.dir / f"n{i}",
+                "listen-client-urls": client,
+                "advertise-client-urls": client,
+                "listen-peer-urls": peer,
+                "initial-advertise-peer-urls": peer,
+                "initial-cluster": cluster,
+                "logger": "zap",
+                "log-level": "error",
+            }
+            self.spawn([paths.ETCD, *(text for name, value in options.items() for text in (f"--{name}", str(value)))])
 
     def ready(self, port):
         try:

@@ -136,7 +136,8 @@ def hold_many(client):
 
 client = KazooClient(hosts=options["endpoint"], timeout=float(number("ttl", 30)))
 client.start()
-workloads = {"w1": contend, "w2": contend, "w3": contend, "w4": drain, "hold": hold, "wait": wait, "holdmany": hold_many}
+contenders = dict.fromkeys(["w1", "w2", "w3"], contend)
+workloads = {**contenders, "w4": drain, "hold": hold, "wait": wait, "holdmany": hold_many}
 workloads[workload](client)
 # Without waiting for the threads of the client.
 os._exit(0)

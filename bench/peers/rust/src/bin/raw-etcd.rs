@@ -17,12 +17,12 @@ use etcd_client::{
 };
 use lock_peers::protocol::{mark, measure, report, report_drain};
 use lock_peers::{Args, Clock, Record, Result, etcd};
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 use tokio::task::{JoinHandle, JoinSet};
 
 fn main() -> Result<()> {
     let args = Args::parse()?;
-    let runtime = Runtime::new()?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
     let client = runtime.block_on(etcd::connect(&args))?;
     let lease = runtime.block_on(etcd::lease(&client, args.ttl))?;
     let raw = Raw { args: &args, client, lease };
