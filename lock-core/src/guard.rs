@@ -136,7 +136,6 @@ impl Guard {
             revoked: watch::Sender::new(false),
             watcher: OnceLock::new(),
         });
-        let (known, at) = (watched.is_some() || patience.is_zero(), tokio::time::Instant::now() + patience);
         let start = {
             let (live, entry, own) = (live.clone(), placed.entry.clone(), own.clone());
             move || {
@@ -144,11 +143,11 @@ impl Guard {
                 let _ = own.watcher.set(watcher.abort_handle());
             }
         };
-        let unwatched = if known {
+        let unwatched = if patience.is_zero() {
             start();
             None
         } else {
-            Some(live.unwatched.add(&live.runtime, at, start))
+            Some(live.unwatched.add(&live.runtime, tokio::time::Instant::now() + patience, start))
         };
         Self { lock, token: placed.token, live, entry: placed.entry, own, unwatched, delays }
     }
