@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use etcd_client::{GetResponse, ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{Compare, CompareOp, GetResponse, ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -43,8 +43,27 @@ struct Write {
 enum What {
     /// Puts an entry into a queue, on conditions, and counts the keys of the queue.
     Enter { queue: String, txn: Txn },
-    /// Deletes a key that is one entry's for ever.
-    Leave { key: Vec<u8> },
+    /// Deletes a key, if this revision created it.
+    Leave { key: Vec<u8>, created: i64 },
+}
+
+impl What {
+    fn transaction(self) -> Txn {
+        match self {
+            Self::Enter { txn, .. } => txn,
+            // Nothing but a deletion, which a full database allows.
+            Self::Leave { key, created } => Txn::new()
+                .when([Compare::create_revision(key.as_slice(), CompareOp::Equal, created)])
+                .and_then([TxnOp::delete(key, None)]),
+        }
+    }
+
+    fn done(&self, answer: &TxnResponse, revision: i64) -> Done {
+        match self {
+            Self::Enter { .. } => entered(answer, revision),
+            Self::Leave { .. } => Done::Left { was_there: answer.succeeded() },
+        }
+    }
 }
 
 /// What became of a write.
@@ -100,9 +119,9 @@ impl Commits {
         }
     }
 
-    /// Deletes a key that is one entry's for ever. Whether it was there.
-    pub(crate) async fn leave(self: &Arc<Self>, key: Vec<u8>) -> Result<bool, Failure> {
-        match self.write(What::Leave { key }).await? {
+    /// Deletes a key, if this revision created it. Whether it was there.
+    pub(crate) async fn leave(self: &Arc<Self>, key: Vec<u8>, created: i64) -> Result<bool, Failure> {
+        match self.write(What::Leave { key, created }).await? {
             Done::Left { was_there } => Ok(was_there),
             Done::Entered { .. } => Err(unexpected()),
         }
@@ -154,24 +173,13 @@ impl Commits {
     }
 
     async fn send_one(&self, what: What) -> Result<Done, Failure> {
-        match what {
-            What::Enter { txn, .. } => {
-                let answer = self.endpoints.txn(txn).await?;
-                Ok(entered(&answer, revision(answer.header())))
-            }
-            What::Leave { key } => {
-                let answer = self.endpoints.delete(key).await?;
-                Ok(Done::Left { was_there: answer.deleted() > 0 })
-            }
-        }
+        let answer = self.endpoints.txn(what.clone().transaction()).await?;
+        Ok(what.done(&answer, revision(answer.header())))
     }
 
     async fn send_together(&self, writes: Vec<Write>) {
         if writes.len() > 1 {
-            let ops = writes.iter().map(|write| match write.what.clone() {
-                What::Enter { txn, .. } => TxnOp::txn(txn),
-                What::Leave { key } => TxnOp::delete(key, None),
-            });
+            let ops = writes.iter().map(|write| TxnOp::txn(write.what.clone().transaction()));
             let txn = Txn::new().and_then(ops.collect::<Vec<_>>());
             match self.endpoints.txn(txn).await {
                 Ok(answer) => return answer_each(writes, &answer),
@@ -222,11 +230,8 @@ fn answer_each(writes: Vec<Write>, answer: &TxnResponse) {
     let revision = revision(answer.header());
     let mut done = answer.op_responses().into_iter();
     for write in writes {
-        let outcome = match (&write.what, done.next()) {
-            (What::Enter { .. }, Some(TxnOpResponse::Txn(answer))) => Ok(entered(&answer, revision)),
-            (What::Leave { .. }, Some(TxnOpResponse::Delete(answer))) => {
-                Ok(Done::Left { was_there: answer.deleted() > 0 })
-            }
+        let outcome = match done.next() {
+            Some(TxnOpResponse::Txn(answer)) => Ok(write.what.done(&answer, revision)),
             _ => Err(unexpected()),
         };
         let _ = write.answer.send(outcome);
@@ -256,7 +261,7 @@ mod tests {
     }
 
     fn leave(key: &str) -> What {
-        What::Leave { key: key.into() }
+        What::Leave { key: key.into(), created: 1 }
     }
 
     /// What is sent together and alone of these, and how many are left.
@@ -274,7 +279,7 @@ mod tests {
         let names = |writes: Vec<Write>| {
             let name = |write: Write| match write.what {
                 What::Enter { queue, .. } => format!("+{queue}"),
-                What::Leave { key } => format!("-{}", String::from_utf8_lossy(&key)),
+                What::Leave { key, .. } => format!("-{}", String::from_utf8_lossy(&key)),
             };
             writes.into_iter().map(name).collect()
         };

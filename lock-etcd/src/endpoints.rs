@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_client::{
-    Client, DeleteResponse, Error as EtcdError, GetOptions, GetResponse, KvClient, LeaseClient, ResponseHeader, Txn,
-    TxnResponse, WatchClient,
+    Client, Error as EtcdError, GetOptions, GetResponse, KvClient, LeaseClient, ResponseHeader, Txn, TxnResponse,
+    WatchClient,
 };
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
@@ -85,15 +85,6 @@ impl Endpoints {
     pub(crate) async fn txn(&self, txn: Txn) -> Result<TxnResponse, Failure> {
         let floor = self.revision.load(Ordering::Acquire);
         let request = async |connection: Arc<Connection>| Ok((connection.epoch, connection.kv.clone().txn(txn).await?));
-        let (epoch, answer) = self.request(request).await?;
-        self.check(epoch, answer.header(), floor)?;
-        Ok(answer)
-    }
-
-    pub(crate) async fn delete(&self, key: Vec<u8>) -> Result<DeleteResponse, Failure> {
-        let floor = self.revision.load(Ordering::Acquire);
-        let request =
-            async |connection: Arc<Connection>| Ok((connection.epoch, connection.kv.clone().delete(key, None).await?));
         let (epoch, answer) = self.request(request).await?;
         self.check(epoch, answer.header(), floor)?;
         Ok(answer)

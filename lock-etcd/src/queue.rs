@@ -196,19 +196,9 @@ impl EtcdSession {
         Ok(found)
     }
 
-    /// Removes an entry with nothing but a deletion, which a full database allows.
     pub(crate) async fn leave(&self, entry: &Entry) -> Result<Dequeued> {
         let (key, created) = keys::bytes(entry)?;
-        let removed = if keys::is_of_session(&key, self.lease) {
-            // A key of this session's is one entry's for ever. Without a condition, the server has less to do.
-            let left = self.commits.leave(key).await;
-            left.map_err(|failure| self.explain(failure, LEAVE))?
-        } else {
-            let delete = Txn::new()
-                .when([Compare::create_revision(key.as_slice(), CompareOp::Equal, created)])
-                .and_then([TxnOp::delete(key, None)]);
-            self.txn(LEAVE, delete).await?.succeeded()
-        };
+        let removed = self.commits.leave(key, created).await.map_err(|failure| self.explain(failure, LEAVE))?;
         Ok(if removed { Dequeued::Removed } else { Dequeued::Absent })
     }
 }

@@ -60,7 +60,7 @@ async fn transactions(etcd: &Etcd) -> f64 {
         let name = format!(r#"grpc_server_started_total{{grpc_method="{method}""#);
         metrics.iter().filter(|(metric, _)| metric.starts_with(&name)).map(|(_, count)| count).sum::<f64>()
     };
-    of("Txn") + of("DeleteRange")
+    of("Txn")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
