@@ -178,10 +178,13 @@ fn hint(url: &str, has_user: bool, error: &Error) -> Option<&'static str> {
         (Error::Unreachable { .. }, "etcds" | "zks") if says(&["UnknownIssuer", "BadSignature"]) => {
             Some("--ca has to name the authorities that signed the server's certificate")
         }
-        (Error::Unreachable { .. }, "etcds" | "zks") if says(&["received fatal alert"]) => {
+        // What the server says of it can get lost when it closes the connection at once.
+        (Error::Unreachable { .. }, "etcds" | "zks")
+            if says(&["received fatal alert", "connection closed", "connection reset", "broken pipe"]) =>
+        {
             Some("the server may want a certificate of its clients, or not trust this one: see --cert and --key")
         }
-        (Error::Unreachable { .. }, "etcd") if says(&["connection reset", "broken pipe"]) => {
+        (Error::Unreachable { .. }, "etcd") if says(&["connection closed", "connection reset", "broken pipe"]) => {
             Some("if the servers speak TLS, the backend is etcds://")
         }
         (Error::Unreachable { .. }, "zk") if says(&["connection reset", "opens no session"]) => {
