@@ -275,7 +275,9 @@ pub async fn leaves_for_good_with_its_client(world: &dyn World) {
     let error = in_time(world, "an answer", membership.update("b")).await.unwrap_err();
     assert!(matches!(error, Error::Lost { loss: Loss::Closed, .. }), "{error}");
     has_length(world, &group[1], 0).await;
-    assert_eq!(in_time(world, "an answer", membership.leave()).await, Release::NotHeld);
+    // It may have left by itself, in the moment before the client was closed.
+    let left = in_time(world, "an answer", membership.leave()).await;
+    assert!(matches!(left, Release::NotHeld | Release::Released), "{left:?}");
     let again = joined(world, &group[0], "again").await;
     shows(&group[1], &["again"]).await;
     again.leave().await;
