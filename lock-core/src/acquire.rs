@@ -1,7 +1,7 @@
 //! The way into a queue and out of it; `turn.rs` has what is between, the only wait loop of this crate.
 //!
-//! An acquire that has to wait is a task of the client's runtime, because a request that was sent may be applied whatever becomes of its
-//! caller. The caller holds a receiver; when it is dropped, the task withdraws the entry.
+//! An acquire that has to wait is a task of the client's runtime, because a request that was sent may be applied whatever
+//! becomes of its caller. The caller holds a receiver; when it is dropped, the task withdraws the entry.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};

@@ -115,12 +115,12 @@ impl Live {
         }))
     }
 
-    /// The interval of renewals.
     /// Whether there is somebody who renews it; not when its runtime is gone.
     pub(crate) fn is_kept(&self) -> bool {
         self.health.check().is_err() || self.closed.has_changed().is_ok()
     }
 
+    /// The interval of renewals.
     fn beat(&self) -> Duration {
         self.session.ttl() / BEATS_PER_TTL
     }
@@ -170,8 +170,8 @@ impl Live {
         }
     }
 
-    /// Removes an entry that is given up. Goes on until the answer is definite; an entry that resists for a whole ttl takes the session
-    /// with it, because a session that is kept alive would keep the entry for ever.
+    /// Removes an entry that is given up. Goes on until the answer is definite; an entry that resists for a whole ttl takes
+    /// the session with it, because a session that is kept alive would keep the entry for ever.
     pub(crate) async fn remove(&self, entry: &Entry) -> Removal {
         self.locals.leave(entry);
         let removal = self.remove_from_store(entry).await;
