@@ -88,9 +88,7 @@ impl Acquiring {
     /// The guard; `None` when it was not to be had in time.
     pub(crate) fn poll_guard(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Guard>>> {
         Pin::new(&mut self.answer).poll(cx).map(|answer| {
-            let answer = answer.unwrap_or_else(|_| {
-                Err(Error::Runtime { problem: "has been shut down; keep it alive as long as its locks".into() })
-            })?;
+            let answer = answer.unwrap_or_else(|_| Err(Error::runtime_gone()))?;
             if let Some(guard) = &answer {
                 guard.live().locals.grant(guard.entry());
             }

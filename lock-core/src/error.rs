@@ -313,6 +313,10 @@ impl Error {
         )
     }
 
+    pub(crate) fn runtime_gone() -> Self {
+        Self::Runtime { problem: "has been shut down; keep it alive as long as its locks".into() }
+    }
+
     pub(crate) fn too_many_permits(wanted: u32, limit: u32) -> Self {
         Self::InvalidConfig {
             setting: "permits".into(),

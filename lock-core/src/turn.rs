@@ -171,60 +171,51 @@ impl Attempt {
         hint: Hint,
     ) -> Result<News> {
         // Whoever may go on without the store waits for one entry.
-        let [only] = on else { return self.watch_for_change(live, mine, watching, on, hint).await };
-        let departure = live.locals.departure(self.request.kind, only);
+        let departure = if let [only] = on { live.locals.departure(self.request.kind, only) } else { None };
+        let told = async {
+            loop {
+                match watching.set(live, mine, on).await? {
+                    Set::Opened if hint == Hint::LookTwice => return Ok(News::Other),
+                    Set::Kept | Set::Opened => {}
+                    Set::Gone => return Ok(News::Other),
+                    Set::OwnGone => return Err(self.entry_removed()),
+                }
+                live.counters.waits.add_one();
+                let first = tokio::select! {
+                    biased;
+                    _ = live.health.lost() => return Err(live.over()),
+                    first = watching.first() => first,
+                    () = recheck() => {
+                        watching.clear();
+                        continue;
+                    }
+                };
+                match first {
+                    First::Own(Change::Removed) => return Err(self.entry_removed()),
+                    // Whoever wrote to a waiter's entry did not change its place.
+                    First::Own(Change::Updated) => {}
+                    First::Other(Change::Removed) => {
+                        live.counters.wakeups.add_one();
+                        return Ok(News::Removed);
+                    }
+                    First::Other(Change::Updated) => {
+                        live.counters.nudges.add_one();
+                        return Ok(News::Other);
+                    }
+                    First::Own(Change::Unknown) | First::Other(Change::Unknown) => {
+                        // The connection may be gone, and with it the watches of all who wait here: not all at once.
+                        Backoff::default().wait(&live.health).await;
+                        return Ok(News::Other);
+                    }
+                }
+            }
+        };
         tokio::select! {
             biased;
-            news = self.watch_for_change(live, mine, watching, on, hint) => news,
+            news = told => news,
             () = left(departure) => {
                 live.counters.wakeups.add_one();
-                Ok(News::Left((*only).clone()))
-            }
-        }
-    }
-
-    async fn watch_for_change(
-        &self,
-        live: &Arc<Live>,
-        mine: &Entry,
-        watching: &mut Watching,
-        on: &[&Entry],
-        hint: Hint,
-    ) -> Result<News> {
-        loop {
-            match watching.set(live, mine, on).await? {
-                Set::Opened if hint == Hint::LookTwice => return Ok(News::Other),
-                Set::Kept | Set::Opened => {}
-                Set::Gone => return Ok(News::Other),
-                Set::OwnGone => return Err(self.entry_removed()),
-            }
-            live.counters.waits.add_one();
-            let first = tokio::select! {
-                biased;
-                _ = live.health.lost() => return Err(live.over()),
-                first = watching.first() => first,
-                () = recheck() => {
-                    watching.clear();
-                    continue;
-                }
-            };
-            match first {
-                First::Own(Change::Removed) => return Err(self.entry_removed()),
-                // Whoever wrote to a waiter's entry did not change its place.
-                First::Own(Change::Updated) => {}
-                First::Other(Change::Removed) => {
-                    live.counters.wakeups.add_one();
-                    return Ok(News::Removed);
-                }
-                First::Other(Change::Updated) => {
-                    live.counters.nudges.add_one();
-                    return Ok(News::Other);
-                }
-                First::Own(Change::Unknown) | First::Other(Change::Unknown) => {
-                    // The connection may be gone, and with it the watches of all who wait here: not all at once.
-                    Backoff::default().wait(&live.health).await;
-                    return Ok(News::Other);
-                }
+                Ok(News::Left(on[0].clone()))
             }
         }
     }
