@@ -36,7 +36,7 @@ struct State {
 #[derive(Debug)]
 struct Write {
     what: What,
-    answer: oneshot::Sender<Result<Done, Failure>>,
+    answer: oneshot::Sender<Result<Answer, Failure>>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,27 +57,10 @@ impl What {
                 .and_then([TxnOp::delete(key, None)]),
         }
     }
-
-    fn done(&self, answer: &TxnResponse, revision: i64) -> Done {
-        match self {
-            Self::Enter { .. } => entered(answer, revision),
-            Self::Leave { .. } => Done::Left { was_there: answer.succeeded() },
-        }
-    }
 }
 
-/// What became of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Done {
-    /// With the number of keys in the queue; `None` when the conditions did not hold.
-    Entered {
-        revision: i64,
-        keys: Option<i64>,
-    },
-    Left {
-        was_there: bool,
-    },
-}
+/// The answer to one write, and the revision of the transaction in which it was sent.
+type Answer = (TxnResponse, i64);
 
 /// An entry that was put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,21 +96,19 @@ impl Commits {
 
     /// Puts an entry by a transaction that also counts the keys of its queue; `None` when its conditions did not hold.
     pub(crate) async fn enter(self: &Arc<Self>, queue: &str, txn: Txn) -> Result<Option<Entered>, Failure> {
-        match self.write(What::Enter { queue: queue.to_owned(), txn }).await? {
-            Done::Entered { revision, keys } => Ok(keys.map(|keys| Entered { revision, keys })),
-            Done::Left { .. } => Err(unexpected()),
-        }
+        let (answer, revision) = self.write(What::Enter { queue: queue.to_owned(), txn }).await?;
+        let counted = |op| if let TxnOpResponse::Get(get) = op { Some(GetResponse::count(&get)) } else { None };
+        let keys = || answer.op_responses().into_iter().find_map(counted).unwrap_or_default();
+        Ok(answer.succeeded().then(|| Entered { revision, keys: keys() }))
     }
 
     /// Deletes a key, if this revision created it. Whether it was there.
     pub(crate) async fn leave(self: &Arc<Self>, key: Vec<u8>, created: i64) -> Result<bool, Failure> {
-        match self.write(What::Leave { key, created }).await? {
-            Done::Left { was_there } => Ok(was_there),
-            Done::Entered { .. } => Err(unexpected()),
-        }
+        let (answer, _) = self.write(What::Leave { key, created }).await?;
+        Ok(answer.succeeded())
     }
 
-    async fn write(self: &Arc<Self>, what: What) -> Result<Done, Failure> {
+    async fn write(self: &Arc<Self>, what: What) -> Result<Answer, Failure> {
         let gathered = {
             let mut state = self.state();
             if state.under_way < UNDER_WAY {
@@ -172,9 +153,10 @@ impl Commits {
         }
     }
 
-    async fn send_one(&self, what: What) -> Result<Done, Failure> {
-        let answer = self.endpoints.txn(what.clone().transaction()).await?;
-        Ok(what.done(&answer, revision(answer.header())))
+    async fn send_one(&self, what: What) -> Result<Answer, Failure> {
+        let answer = self.endpoints.txn(what.transaction()).await?;
+        let revision = revision(&answer);
+        Ok((answer, revision))
     }
 
     async fn send_together(&self, writes: Vec<Write>) {
@@ -227,29 +209,19 @@ fn may_be_applied(failure: &Failure) -> bool {
 }
 
 fn answer_each(writes: Vec<Write>, answer: &TxnResponse) {
-    let revision = revision(answer.header());
-    let mut done = answer.op_responses().into_iter();
+    let revision = revision(answer);
+    let mut answers = answer.op_responses().into_iter();
     for write in writes {
-        let outcome = match done.next() {
-            Some(TxnOpResponse::Txn(answer)) => Ok(write.what.done(&answer, revision)),
-            _ => Err(unexpected()),
+        let own = match answers.next() {
+            Some(TxnOpResponse::Txn(own)) => Ok((own, revision)),
+            _ => Err(Failure::unavailable("an answer to another request")),
         };
-        let _ = write.answer.send(outcome);
+        let _ = write.answer.send(own);
     }
 }
 
-fn entered(answer: &TxnResponse, revision: i64) -> Done {
-    let counted = |response| if let TxnOpResponse::Get(get) = response { Some(GetResponse::count(&get)) } else { None };
-    let keys = || answer.op_responses().into_iter().find_map(counted).unwrap_or_default();
-    Done::Entered { revision, keys: answer.succeeded().then(keys) }
-}
-
-fn revision(header: Option<&ResponseHeader>) -> i64 {
-    header.map_or(0, ResponseHeader::revision)
-}
-
-fn unexpected() -> Failure {
-    Failure::unavailable("an answer to another request")
+fn revision(answer: &TxnResponse) -> i64 {
+    answer.header().map_or(0, ResponseHeader::revision)
 }
 
 #[cfg(test)]

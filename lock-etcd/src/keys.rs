@@ -72,6 +72,11 @@ pub(crate) fn prefix_of(key: &[u8]) -> &[u8] {
     &key[..end]
 }
 
+/// The same as text; `None` for a key whose prefix is none, as only other clients have.
+pub(crate) fn queue_of(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(prefix_of(key)).ok()
+}
+
 /// The first key with `prefix`. No key is empty.
 pub(crate) fn start_of(prefix: &[u8]) -> Vec<u8> {
     if prefix.is_empty() { vec![0] } else { prefix.to_vec() }

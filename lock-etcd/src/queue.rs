@@ -149,7 +149,6 @@ impl EtcdSession {
         let mut at_most = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         loop {
             let Some(range) = look(at_most).await? else { return Ok(None) };
-            let standing = |kv| Standing { entry: keys::entry(kv), kind: shown(kv).0 };
             let mut nearest: Vec<_> = entries_in(prefix, &range).map(standing).collect();
             if range.more() && nearest.len() <= limit {
                 // Keys of locks of longer names took the places of entries.
@@ -206,6 +205,11 @@ impl EtcdSession {
 fn placed(kv: &KeyValue) -> Placed {
     let entry = keys::entry(kv);
     Placed { token: entry.incarnation, entry, ahead: None }
+}
+
+/// An entry and what it asks for now, or asked for first if its value was not read.
+pub(crate) fn standing(kv: &KeyValue) -> Standing {
+    Standing { entry: keys::entry(kv), kind: shown(kv).0 }
 }
 
 fn queue_entry(kv: &KeyValue) -> QueueEntry {

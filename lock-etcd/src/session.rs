@@ -169,7 +169,7 @@ impl Session for EtcdSession {
             let _waiting = waiting;
             let change = watch.await;
             if change == Change::Removed
-                && let Ok(queue) = std::str::from_utf8(keys::prefix_of(&key))
+                && let Some(queue) = keys::queue_of(&key)
             {
                 views.catch_up(queue, &created, &entry).await;
             }

@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use etcd_client::{GetOptions, KeyValue, ResponseHeader};
 use lock_core::backend::{Ahead, Entry, Feed, Kind, Standing, View, Waiting, Watched};
 
-use crate::downgrade::shown;
 use crate::error::Failure;
 use crate::keys;
-use crate::queue::entries_in;
+use crate::queue::{entries_in, standing};
 use crate::session::EtcdSession;
 use crate::table::Subject;
 
@@ -55,8 +54,8 @@ impl Events {
 
     /// A key was put.
     pub(crate) fn put(&self, kv: &KeyValue) {
-        let standing = Standing { entry: keys::entry(kv), kind: shown(kv).0 };
-        self.tell(kv.key(), Event::Put { place: kv.create_revision(), standing, revision: kv.mod_revision() });
+        let (place, standing) = (kv.create_revision(), standing(kv));
+        self.tell(kv.key(), Event::Put { place, standing, revision: kv.mod_revision() });
     }
 
     /// A key was removed, at this revision.
@@ -102,9 +101,8 @@ impl EtcdSession {
             return None;
         }
         let (key, place) = keys::bytes(mine).ok()?;
-        let prefix = keys::prefix_of(&key);
-        let queue = std::str::from_utf8(prefix).ok()?;
-        let view = match self.views.get(queue, async || self.open_view(prefix).await).await? {
+        let queue = keys::queue_of(&key)?;
+        let view = match self.views.get(queue, async || self.open_view(queue.as_bytes()).await).await? {
             Ok(view) => view,
             Err(failure) => {
                 tracing::debug!(?failure, queue, "no view of the queue");
@@ -120,13 +118,12 @@ impl EtcdSession {
     /// As the view of its queue shows it; `None` where there is none, or it cannot tell.
     pub(crate) fn viewed_watch(&self, entry: &Entry) -> Option<Watched> {
         let (key, place) = keys::bytes(entry).ok()?;
-        let queue = std::str::from_utf8(keys::prefix_of(&key)).ok()?;
-        self.views.find(queue)?.watch(&place, entry).ok()
+        self.views.find(keys::queue_of(&key)?)?.watch(&place, entry).ok()
     }
 
     /// An entry of this session that is watched waits, and counts for that.
     pub(crate) fn waiting(&self, key: &[u8]) -> Option<Waiting<i64>> {
-        let (queue, entry) = (std::str::from_utf8(keys::prefix_of(key)).ok()?, std::str::from_utf8(key).ok()?);
+        let (queue, entry) = (keys::queue_of(key)?, std::str::from_utf8(key).ok()?);
         keys::is_of_session(key, self.lease).then(|| self.views.wait(queue, entry))
     }
 
@@ -146,8 +143,8 @@ impl EtcdSession {
         if revision < in_force_from {
             return Err(Failure::unavailable("a list older than the watch"));
         }
-        let standing = |kv: &KeyValue| (kv.create_revision(), Standing { entry: keys::entry(kv), kind: shown(kv).0 });
-        let view = events.view(entries_in(prefix, &listed).map(standing), revision);
+        let seated = entries_in(prefix, &listed).map(|kv| (kv.create_revision(), standing(kv)));
+        let view = events.view(seated, revision);
         tracing::debug!(entries = view.len(), revision, "view opened");
         let feed = async move {
             watching.change().await;
