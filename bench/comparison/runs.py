@@ -141,15 +141,23 @@ def options_of(workload, prefix, records):
     return {**options, "max-s": workload.max_s}
 
 
+def moment(mark, programs, workload, cluster, at_rest=False):
+    """What was used when all programs had come to this mark, from which they then go on."""
+    for program in programs:
+        program.until(mark, workload.limit_s)
+    pids = [program.pid for program in programs]
+    if at_rest:
+        meter.wait_for_rest([*pids, *cluster.pids], workload.limit_s)
+    used = meter.now(pids, cluster)
+    for program in programs:
+        program.go_on()
+    return used
+
+
 def contend(peer, workload, cluster, prefix, _round):
     records = cluster.dir / "records"
     with Program(peer, cluster, workload.name, options_of(workload, prefix, records), marked=True) as program:
-        program.until("MARK begin", workload.limit_s)
-        before = meter.now([program.pid], cluster)
-        program.go_on()
-        program.until("MARK end", workload.limit_s)
-        after = meter.now([program.pid], cluster)
-        program.go_on()
+        before, after = (moment(mark, [program], workload, cluster) for mark in ("MARK begin", "MARK end"))
         result = program.result(workload.limit_s)
     if not result["done"]:
         raise Failed("no acquisition ended in time")
@@ -167,17 +175,7 @@ def across(peer, workload, cluster, prefix, _round):
         for file in files:
             options = options_of(share, prefix, file)
             programs.append(stack.enter_context(Program(peer, cluster, "w2", options, marked=True)))
-        pids = [program.pid for program in programs]
-
-        def all_at(mark):
-            for program in programs:
-                program.until(mark, workload.limit_s)
-            moment = meter.now(pids, cluster)
-            for program in programs:
-                program.go_on()
-            return moment
-
-        before, after = all_at("MARK begin"), all_at("MARK end")
+        before, after = (moment(mark, programs, workload, cluster) for mark in ("MARK begin", "MARK end"))
         starts = [program.result(workload.limit_s)["t0_unix_ns"] for program in programs]
     records = numbers.merge([(start, take(file)) for start, file in zip(starts, files)])
     if not records:
@@ -190,16 +188,9 @@ def across(peer, workload, cluster, prefix, _round):
 def drain(peer, workload, cluster, prefix, _round):
     records = cluster.dir / "records"
     with Program(peer, cluster, "w4", options_of(workload, prefix, records), marked=True) as program:
-        program.until("MARK enq", workload.limit_s)
-        empty = meter.now([program.pid], cluster)
-        program.go_on()
-        program.until("MARK begin", workload.limit_s)
-        meter.wait_for_rest([program.pid, *cluster.pids], workload.limit_s)
-        full = meter.now([program.pid], cluster)
-        program.go_on()
-        program.until("MARK end", workload.limit_s)
-        after = meter.now([program.pid], cluster)
-        program.go_on()
+        empty = moment("MARK enq", [program], workload, cluster)
+        full = moment("MARK begin", [program], workload, cluster, at_rest=True)
+        after = moment("MARK end", [program], workload, cluster)
         result = program.result(workload.limit_s)
     waiting = meter.between(empty, full, workload.n)
     queueing = {f"queueing_{name}": waiting[name] for name in waiting if name.endswith("_per_op")}
