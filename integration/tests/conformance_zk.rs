@@ -15,24 +15,24 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 
 struct ZooKeeperWorld {
     zookeeper: ZooKeeper,
+    /// Of the URL.
+    parameters: &'static str,
     observer: Client,
     links: Mutex<HashMap<String, ProxyLink>>,
 }
 
-/// One server for all tests of this program; it ends with it.
-async fn world() -> &'static ZooKeeperWorld {
-    static WORLD: OnceCell<ZooKeeperWorld> = OnceCell::const_new();
-    WORLD
-        .get_or_init(|| async {
-            let zookeeper = ZooKeeper::single().await.unwrap_or_else(|error| panic!("{error}"));
-            let observer = connect(&zookeeper.endpoint(0)).await;
-            ZooKeeperWorld { zookeeper, observer, links: Mutex::default() }
-        })
-        .await
+/// One server for all tests of a module; it ends with this program.
+async fn world(cell: &'static OnceCell<ZooKeeperWorld>, parameters: &'static str) -> &'static ZooKeeperWorld {
+    cell.get_or_init(|| async {
+        let zookeeper = ZooKeeper::single().await.unwrap_or_else(|error| panic!("{error}"));
+        let observer = connect(&zookeeper.endpoint(0), parameters).await;
+        ZooKeeperWorld { zookeeper, parameters, observer, links: Mutex::default() }
+    })
+    .await
 }
 
-async fn connect(endpoint: &str) -> Client {
-    let url = format!("zk://{endpoint}/conformance?timeout={}s", TIMEOUT.as_secs());
+async fn connect(endpoint: &str, parameters: &str) -> Client {
+    let url = format!("zk://{endpoint}/conformance?timeout={}s{parameters}", TIMEOUT.as_secs());
     let backend = lock_zk::ZooKeeper::from_url(&url).expect("a valid URL");
     Client::connect(backend).await.expect("ZooKeeper can be reached")
 }
@@ -45,7 +45,7 @@ impl World for &'static ZooKeeperWorld {
 
     async fn contender(&self) -> Contender {
         let proxy = Proxy::start(self.zookeeper.addr(0)).await.unwrap_or_else(|error| panic!("{error}"));
-        let client = connect(&proxy.endpoint()).await;
+        let client = connect(&proxy.endpoint(), self.parameters).await;
         let link = ProxyLink::new(proxy);
         let session = client.session_id().await.expect("a session");
         self.links.lock().unwrap_or_else(PoisonError::into_inner).insert(session, link.clone());
@@ -77,4 +77,18 @@ impl World for &'static ZooKeeperWorld {
     }
 }
 
-lock_core::conformance!(tokio::test(flavor = "multi_thread", worker_threads = 2), world());
+/// With views of the queues, which are short here.
+mod viewing {
+    use super::*;
+
+    static WORLD: OnceCell<ZooKeeperWorld> = OnceCell::const_new();
+    lock_core::conformance!(tokio::test(flavor = "multi_thread", worker_threads = 2), world(&WORLD, ""));
+}
+
+/// As everybody waits in queues in which others have the greater share.
+mod reading {
+    use super::*;
+
+    static WORLD: OnceCell<ZooKeeperWorld> = OnceCell::const_new();
+    lock_core::conformance!(tokio::test(flavor = "multi_thread", worker_threads = 2), world(&WORLD, "&views=off"));
+}

@@ -185,7 +185,8 @@ impl ZooKeeper {
             Access::Open => zk::Acls::anyone_all(),
             Access::Creator => zk::Acls::creator_all(),
         };
-        let settings = Settings { chroot: self.config.chroot.clone(), acls, peer: self.peer.clone() };
+        let (chroot, peer) = (self.config.chroot.clone(), self.peer.clone());
+        let settings = Settings { chroot, acls, peer, views: self.config.views };
         let session = ZkSession::new(client, settings, owner, began);
         session.register().await?;
         tracing::debug!(session = session.id(), timeout = ?granted, "session opened");

@@ -53,6 +53,10 @@ pub struct Config {
     pub credentials: Option<Credentials>,
     /// Who may do what with the nodes that this client creates; anybody anything by default.
     pub acl: Access,
+    /// Whether a client that has a good share of those who wait in a queue follows the queue once for all of them, instead
+    /// of reading and watching for each; yes by default. Both give the same answers. Servers before 3.6 cannot tell a client
+    /// of all changes of a queue; there, each waiter reads and watches.
+    pub views: bool,
 }
 
 /// TLS settings. The files are read again for each session, so that renewed certificates are used.
@@ -179,7 +183,7 @@ impl Config {
     /// # use std::time::Duration;
     /// let config = lock_zk::Config::new(["10.0.0.1"]);
     /// assert_eq!((config.timeout, config.connect_timeout), (Duration::from_secs(10), Duration::from_secs(5)));
-    /// assert_eq!(config.chroot, "/locks");
+    /// assert!(config.chroot == "/locks" && config.views);
     /// ```
     pub fn new(hosts: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
@@ -190,13 +194,14 @@ impl Config {
             tls: None,
             credentials: None,
             acl: Access::default(),
+            views: true,
         }
     }
 
     /// Reads `zk://[user:password@]host[:port][,host…][/chroot][?parameter=value…]`, or `zks://` for TLS.
     ///
-    /// Parameters: `timeout`, `connect_timeout`, `auth` (`digest` or `sasl`), `acl` (`open` or `creator`), and with
-    /// `zks://` also `ca`, `cert` and `key`, the paths of PEM files.
+    /// Parameters: `timeout`, `connect_timeout`, `auth` (`digest` or `sasl`), `acl` (`open` or `creator`), `views` (`on` or
+    /// `off`), and with `zks://` also `ca`, `cert` and `key`, the paths of PEM files.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] naming the part that is wrong; never showing a password.
@@ -227,6 +232,11 @@ impl Config {
             None | Some("open") => Access::Open,
             Some("creator") => Access::Creator,
             Some(other) => return Err(invalid("acl", other, "open or creator")),
+        };
+        config.views = match url.take("views").as_deref() {
+            None | Some("on") => true,
+            Some("off") => false,
+            Some(other) => return Err(invalid("views", other, "on or off")),
         };
         url.finish()?;
         config.validate()?;

@@ -44,6 +44,7 @@ mod queues;
 mod session;
 mod tls;
 mod values;
+mod view;
 mod watch;
 
 pub use backend::ZooKeeper;

@@ -1,7 +1,8 @@
 //! Node names of a queue: who is a contender, what it asks for, and in which order.
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
+use std::sync::Arc;
 
 use lock_core::backend::Kind;
 
@@ -83,11 +84,61 @@ impl<'a> Place<'a> {
         (self.sequence.wrapping_sub(origin), self.kind != Kind::Write, self.name)
     }
 
+    /// The number that the server gave it.
+    pub(crate) fn sequence(self) -> i32 {
+        self.sequence
+    }
+
+    /// Whether it is so near to that number that all places for which this is so have one order, whichever of them is asked.
+    pub(crate) fn is_near(self, sequence: i32) -> bool {
+        self.sequence.wrapping_sub(sequence).unsigned_abs() < 1 << 30
+    }
+
     /// Whether this place is ahead of `other`.
     pub(crate) fn precedes(self, other: Place<'_>) -> bool {
         self.order(other.sequence) < other.order(other.sequence)
     }
 }
+
+/// A [`Place`] to be kept. Those that are kept together are all [near](Place::is_near) one number.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    sequence: i32,
+    kind: Kind,
+    name: Arc<str>,
+}
+
+impl Seat {
+    fn place(&self) -> Place<'_> {
+        Place { sequence: self.sequence, kind: self.kind, name: &self.name }
+    }
+}
+
+impl From<Place<'_>> for Seat {
+    fn from(place: Place<'_>) -> Self {
+        Self { sequence: place.sequence, kind: place.kind, name: place.name.into() }
+    }
+}
+
+impl Ord for Seat {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().order(other.sequence).cmp(&other.place().order(other.sequence))
+    }
+}
+
+impl PartialOrd for Seat {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Seat {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Seat {}
 
 /// The contenders among `children` that are ahead of `mine`, nearest first.
 pub(crate) fn ahead<'a>(children: &'a [String], mine: Place<'_>) -> Vec<Place<'a>> {
@@ -310,6 +361,9 @@ mod tests {
                 let nearest: Vec<_> = want[..at].iter().rev().copied().collect();
                 assert_eq!(names(&ahead(&listed, Place::parse(name).unwrap())), nearest);
             }
+            let seats: std::collections::BTreeSet<_> =
+                listed.iter().filter_map(|name| Place::parse(name)).map(Seat::from).collect();
+            assert!(seats.iter().map(|seat| seat.place().name()).eq(want));
         }
     }
 
@@ -354,6 +408,9 @@ mod tests {
                 let nearest: Vec<_> = want[..i].iter().rev().map(String::as_str).collect();
                 prop_assert_eq!(names(&ahead(&listed, Place::parse(name).unwrap())), nearest);
             }
+            let mut seats: Vec<_> = listed.iter().filter_map(|name| Place::parse(name)).map(Seat::from).collect();
+            seats.sort_unstable();
+            prop_assert!(seats.iter().map(|seat| seat.place().name()).eq(&want));
         }
     }
 }

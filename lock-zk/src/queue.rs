@@ -46,11 +46,13 @@ impl ZkSession {
                 .and_then(|()| create.add_create(&prefix, request.value, &options));
             added.map_err(|error| self.classify(ENQUEUE, &directory, error))?;
             // Both are given to the client here, in this order, before any answer. One server answers the list after the
-            // create, so the list has everybody whose entry was created before and lives.
+            // create, so the list has everybody whose entry was created before and lives. Where there is a view, or is going
+            // to be one because others enter at the same time, it would be read in vain.
             let create = create.commit();
-            let list = client.get_children(&directory);
+            let listing = if self.views.find(&directory).is_none() { self.lists(&directory) } else { None };
+            let list = listing.as_ref().map(|_| client.get_children(&directory));
             self.unanswered(request.id, own.clone());
-            let (created, listed) = tokio::join!(create, list);
+            let (created, listed) = tokio::join!(create, async { list?.await.ok() });
             let error = match created {
                 Ok(results) => match <[_; 2]>::try_from(results) {
                     Ok([MultiWriteResult::SetData { stat }, MultiWriteResult::Create { path, .. }]) => {
@@ -59,8 +61,14 @@ impl ZkSession {
                         let counts = |directory: &Stat| {
                             directory.pzxid == stat.mzxid || !matches!(request.kind, Kind::Permits(_))
                         };
-                        let children = listed.ok().and_then(|(children, stat)| counts(&stat).then_some(children));
-                        return self.placed(client, path, stat.mzxid, children).await.map(Enqueued::Placed);
+                        let length = match &listed {
+                            Some((children, _)) => children.len(),
+                            None => self.views.find(&directory).map_or(0, |view| view.len()),
+                        };
+                        let children = listed.and_then(|(children, stat)| counts(&stat).then_some(children));
+                        let placed = self.placed(client, path, stat.mzxid, children).await?;
+                        self.about_to_wait(client, &placed, length).await;
+                        return Ok(Enqueued::Placed(placed));
                     }
                     _ => zk::Error::UnexpectedError("results of another transaction".into()),
                 },
@@ -117,8 +125,11 @@ impl ZkSession {
             match client.check_stat(&key).await {
                 // An earlier session of this client may have left one with the same id.
                 Ok(Some(stat)) if stat.ephemeral_owner == self.raw_id => {
+                    let length = children.len();
                     let children = (!matches!(request.kind, Kind::Permits(_))).then_some(children);
-                    return self.placed(client, key, stat.czxid, children).await.map(Some);
+                    let placed = self.placed(client, key, stat.czxid, children).await?;
+                    self.about_to_wait(client, &placed, length).await;
+                    return Ok(Some(placed));
                 }
                 Ok(_) | Err(zk::Error::NoNode) => {}
                 Err(error) => return Err(self.classify(ADOPT, &key, error)),

@@ -1,15 +1,16 @@
 //! A ZooKeeper session as a [`Session`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::backend::{
-    Ahead, Content, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Stir, Watched, Written,
+    Ahead, Change, Content, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Stir, Views, Waiting,
+    Watched, Written,
 };
 use lock_core::clock::{BootClock, Clock, Instant};
 use lock_core::{Error, Name, Result};
@@ -20,6 +21,7 @@ use zookeeper_client::{Acls, Client, CreateMode};
 
 use crate::downgrade::DOWNGRADE;
 use crate::error::{Closing, NoAnswer, Peer};
+use crate::names::Seat;
 use crate::own_node::{self, OwnNode};
 use crate::proof::Proofs;
 use crate::queue::{ahead, entry, place};
@@ -37,10 +39,15 @@ const DEQUEUE: &str = "remove an entry";
 /// empty for a minute, so more than one time means that somebody deletes on purpose.
 pub(crate) const DIRECTORY_TRIES: usize = 4;
 
+/// How many enqueues are on their way at a time. The server answers a connection in order, and a heartbeat must not wait for
+/// thousands of them.
+const ENQUEUES: usize = 256;
+
 pub(crate) struct Settings {
     pub(crate) chroot: String,
     pub(crate) acls: Acls<'static>,
     pub(crate) peer: Peer,
+    pub(crate) views: bool,
 }
 
 impl Settings {
@@ -60,12 +67,37 @@ pub(crate) struct ZkSession {
     /// By the id of each enqueue without an answer, the own node on which it depends.
     pub(crate) unanswered: Mutex<HashMap<String, Arc<str>>>,
     proofs: Proofs,
+    enqueues: Semaphore,
     closing: watch::Sender<bool>,
     closed: AtomicBool,
     /// Servers before 3.5.3 have no container nodes.
     no_containers: AtomicBool,
     pub(crate) watched_bytes: Arc<Semaphore>,
     pub(crate) warned_of_watches: AtomicBool,
+    pub(crate) views: Arc<Views<Seat>>,
+    /// Set when none is wanted, and where the server has no persistent watches.
+    pub(crate) no_views: AtomicBool,
+    /// How many views in a row were not opened.
+    pub(crate) lost_views: AtomicUsize,
+    /// Changes when a view may not be told any more.
+    pub(crate) muted: watch::Sender<u64>,
+    /// By key, the entries of this session that were not alone when they joined a queue. They count as waiting until they
+    /// are removed.
+    waiting: Mutex<HashMap<String, Waiting<Seat>>>,
+    /// The directories that are being listed for one who enters.
+    listing: Mutex<HashSet<String>>,
+}
+
+/// While it is there, nobody else who enters needs to list the directory.
+pub(crate) struct Listing<'a> {
+    session: &'a ZkSession,
+    directory: &'a str,
+}
+
+impl Drop for Listing<'_> {
+    fn drop(&mut self) {
+        self.session.listing.lock().unwrap_or_else(PoisonError::into_inner).remove(self.directory);
+    }
 }
 
 impl fmt::Debug for ZkSession {
@@ -83,16 +115,33 @@ impl ZkSession {
             id: id.to_string(),
             raw_id: id.0,
             ttl,
+            no_views: AtomicBool::new(!settings.views),
             settings,
             own,
             unanswered: Mutex::default(),
             proofs: Proofs::new(ttl, began),
+            enqueues: Semaphore::new(ENQUEUES),
             closing: watch::Sender::new(false),
             closed: AtomicBool::new(false),
             no_containers: AtomicBool::new(false),
             watched_bytes: Arc::new(Semaphore::new(MAX_WATCHED_BYTES)),
             warned_of_watches: AtomicBool::new(false),
+            views: Arc::default(),
+            lost_views: AtomicUsize::new(0),
+            muted: watch::Sender::default(),
+            waiting: Mutex::default(),
+            listing: Mutex::default(),
         }
+    }
+
+    pub(crate) fn waiting(&self) -> MutexGuard<'_, HashMap<String, Waiting<Seat>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists a directory for one who enters, unless somebody does already.
+    pub(crate) fn lists<'a>(&'a self, directory: &'a str) -> Option<Listing<'a>> {
+        let first = self.listing.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.to_owned());
+        first.then_some(Listing { session: self, directory })
     }
 
     pub(crate) async fn make_directory(&self, client: &Client, path: &str) -> Result<()> {
@@ -178,6 +227,8 @@ impl Session for ZkSession {
     }
 
     async fn enqueue(&self, request: &Enqueue<'_>) -> Result<Enqueued> {
+        // Without a time limit: nothing was sent yet. Closed with the session.
+        let _room = self.enqueues.acquire().await.map_err(|_| Error::unavailable(ENQUEUE, Closing))?;
         self.bounded(ENQUEUE, |client| async move { self.put(&client, request).await }).await
     }
 
@@ -190,6 +241,9 @@ impl Session for ZkSession {
     async fn ahead(&self, mine: &Entry, limit: usize) -> Result<Option<Ahead>> {
         let Some((directory, place)) = place(&mine.key) else { return Ok(None) };
         let list = |client: Arc<Client>| async move {
+            if let Some(ahead) = self.viewed_ahead(&client, mine, limit).await {
+                return Ok(Some(ahead));
+            }
             match client.list_children(directory).await {
                 Ok(children) => Ok(ahead(directory, &children, place, limit)),
                 Err(zk::Error::NoNode) => Ok(None),
@@ -200,13 +254,28 @@ impl Session for ZkSession {
     }
 
     async fn watch(&self, entry: &Entry) -> Result<Watched> {
-        let watch = |client: Arc<Client>| async move {
-            match self.is_record(entry) {
-                true => self.watch_record(&client, &entry.key).await,
-                false => self.watch_entry(&client, &entry.key).await,
+        if self.is_record(entry) {
+            let watch = |client: Arc<Client>| async move { self.watch_record(&client, &entry.key).await };
+            return self.bounded(WATCH, watch).await;
+        }
+        let watched = match self.viewed_watch(entry) {
+            Some(watched) => watched,
+            None => {
+                let watch = |client: Arc<Client>| async move { self.watch_entry(&client, &entry.key).await };
+                self.bounded(WATCH, watch).await?
             }
         };
-        self.bounded(WATCH, watch).await
+        let Watched::Present(watch) = watched else { return Ok(Watched::Gone) };
+        let (views, entry) = (self.views.clone(), entry.clone());
+        Ok(Watched::Present(Box::pin(async move {
+            let change = watch.await;
+            if change == Change::Removed
+                && let Some((directory, place)) = place(&entry.key)
+            {
+                views.catch_up(directory, &place.into(), &entry).await;
+            }
+            change
+        })))
     }
 
     async fn watch_queue(&self, queue: &Name) -> Result<Stir> {
@@ -219,7 +288,9 @@ impl Session for ZkSession {
         let remove = |client: Arc<Client>| async move {
             self.remove(&client, entry).await.map_err(|error| self.classify(DEQUEUE, &entry.key, error))
         };
-        self.bounded(DEQUEUE, remove).await
+        let dequeued = self.bounded(DEQUEUE, remove).await?;
+        self.waiting().remove(&entry.key);
+        Ok(dequeued)
     }
 
     async fn entries(&self, queue: &Name, limit: usize) -> Result<Vec<QueueEntry>> {
@@ -246,7 +317,11 @@ impl Session for ZkSession {
     }
 
     async fn downgrade(&self, mine: &Entry) -> Result<Option<Entry>> {
-        self.bounded(DOWNGRADE, |client| async move { self.turn_reader(&client, mine).await }).await
+        let reader = self.bounded(DOWNGRADE, |client| async move { self.turn_reader(&client, mine).await }).await?;
+        if reader.as_ref() != Some(mine) {
+            self.waiting().remove(&mine.key);
+        }
+        Ok(reader)
     }
 
     async fn owner(&self, session: &str) -> Result<Option<Vec<u8>>> {
@@ -256,6 +331,7 @@ impl Session for ZkSession {
     async fn close(&self) -> Result<()> {
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.closing.send_replace(true);
+        self.enqueues.close();
         let Some(client) = client else { return Ok(()) };
         let mut state = client.state_watcher();
         // Terminal states are told once; this one may have been the last.

@@ -74,7 +74,13 @@ impl ZkSession {
         // Watching for the directory to be made leaves nothing behind.
         match client.check_and_watch_stat(directory).await.map_err(failed)? {
             (None, watcher) => Ok(stir(watcher, state, room)),
-            (Some(_), _) => Ok(Box::pin(ready(()))),
+            (Some(_), watcher) => {
+                drop(watcher);
+                // It was made meanwhile, and maybe viewed. A server has one kind of watch of a session on one node, which has
+                // just been made another and then removed.
+                self.muted.send_modify(|times| *times += 1);
+                Ok(Box::pin(ready(())))
+            }
         }
     }
 
@@ -148,12 +154,19 @@ fn looked_at(client: &Arc<Client>, path: &str, seen: Option<Stat>) -> Watch {
 }
 
 fn has_changed(state: &mut StateWatcher) -> bool {
-    let polled = pin!(caught(state.changed())).poll(&mut Context::from_waker(Waker::noop()));
-    polled.is_ready()
+    at_once(state.changed()).is_some()
+}
+
+/// What a future gives without waiting, [caught].
+pub(crate) fn at_once<F: Future + Send>(future: F) -> Option<Option<F::Output>> {
+    match pin!(caught(future)).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
 }
 
 /// `None` when the future panics, as the client's do when its task is gone with its runtime.
-async fn caught<F: Future + Send>(future: F) -> Option<F::Output> {
+pub(crate) async fn caught<F: Future + Send>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Some),

@@ -14,6 +14,7 @@ mod queue_watch;
 mod queues;
 mod validity;
 mod values;
+mod views;
 mod watching;
 
 use std::sync::Arc;
