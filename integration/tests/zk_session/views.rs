@@ -181,7 +181,9 @@ async fn an_entry_that_went_before_the_view_was_opened_is_known_to_be_gone() {
     let last = enqueue(&session, &queue).await.entry;
     zookeeper.admin().await.unwrap().delete(&last.key).await.unwrap();
     proxy.cut(Cut::Rst).await.unwrap();
+    retried("renew", || session.renew()).await;
     assert_eq!(ahead(&session, &second, 9).await.unwrap().nearest.len(), 1);
+    assert!(watches(&zookeeper).await > 0, "there is a view");
     let asked = timeout(Duration::from_secs(1), ahead(&session, &last, 9)).await;
     assert_eq!(asked.expect("known soon"), None);
     // One that was told of by the view.
