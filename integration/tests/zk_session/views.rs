@@ -29,38 +29,42 @@ async fn watches(zookeeper: &ZooKeeper) -> usize {
 
 /// Holds a lock, with others waiting for it who are given it one after the other.
 struct Crowd {
-    /// The tokens in the order of the grants.
-    waiters: JoinSet<lock_core::Result<u64>>,
+    waiters: JoinSet<lock_core::Result<()>>,
     holders: Arc<AtomicUsize>,
+    /// In the order of the grants.
+    tokens: Arc<Mutex<Vec<u64>>>,
 }
 
 impl Crowd {
     /// Some of each client wait, until all are in the queue.
     async fn queue_up(clients: &[&Client], name: &str, size: usize) -> Self {
-        let (mut waiters, holders) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+        let (holders, tokens) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let mut waiters = JoinSet::new();
         for n in 0..size {
             let mutex = clients[n % clients.len()].mutex(name).unwrap();
-            let holders = holders.clone();
+            let (holders, tokens) = (holders.clone(), tokens.clone());
             waiters.spawn(async move {
                 let guard = mutex.lock().await?;
                 assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "nobody else holds");
+                tokens.lock().unwrap().push(guard.token());
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 guard.check()?;
                 holders.fetch_sub(1, Ordering::SeqCst);
-                Ok(guard.token())
+                Ok(())
             });
         }
         let all = || async { (clients[0].entries(name).await.ok()?.len() > size).then_some(()) };
         eventually("everybody to queue up", PATIENCE, all).await.unwrap();
-        Self { waiters, holders }
+        Self { waiters, holders, tokens }
     }
 
     /// Waits until all have had it, and checks in which order.
     async fn served(mut self) {
-        let (mut tokens, all) = (Vec::new(), self.waiters.len());
+        let all = self.waiters.len();
         while let Some(served) = timeout(PATIENCE, self.waiters.join_next()).await.expect("nobody is forgotten") {
-            tokens.push(served.unwrap().unwrap());
+            served.unwrap().unwrap();
         }
+        let tokens = self.tokens.lock().unwrap();
         assert_eq!((tokens.len(), self.holders.load(Ordering::SeqCst)), (all, 0));
         assert!(tokens.is_sorted(), "in the order of the queue: {tokens:?}");
     }
