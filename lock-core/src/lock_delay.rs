@@ -107,16 +107,12 @@ pub(crate) async fn before(live: &Live, name: &Name, placed: &Placed) -> Result<
 
 /// Says that the holder with this token leaves in order. Where that cannot be said, the next one waits as if it had vanished.
 pub(crate) async fn forget(live: &Live, name: &Name, token: u64) {
-    leave(live, name, token, &Begun::default()).await;
+    withdraw(live, name, token, &Begun::default()).await;
 }
 
 /// Says that one leaves in order before it held, or in the moment in which it was about to. Of a pause that it has begun, the
 /// next one has to make only what is left: waiters with little patience would else pause one after the other, for ever.
 pub(crate) async fn withdraw(live: &Live, name: &Name, token: u64, begun: &Begun) {
-    leave(live, name, token, begun).await;
-}
-
-async fn leave(live: &Live, name: &Name, token: u64, begun: &Begun) {
     // A request to ask that nobody waits for any more may still be on its way. It does not apply to what was written since.
     let asks = begun.asks.load(Ordering::Relaxed);
     let left = begun

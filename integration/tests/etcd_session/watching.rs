@@ -1,7 +1,7 @@
 //! Watches: nothing is missed, nothing is made up, nothing is left on the server.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use integration::{Cut, Etcd, PATIENCE, Proxy, eventually};
 use lock_core::Name;
@@ -40,21 +40,25 @@ async fn a_removal_before_the_watch_is_seen_whatever_is_compacted() {
     }
 }
 
-/// The same, at whatever moment of the watch's opening it happens.
+/// The same, at whatever moment of the watch's opening it happens: from long before the watch is asked for until long after.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removal_while_the_watch_opens_is_seen() {
+    const STEP: Duration = Duration::from_micros(25);
+    const ROUNDS: u32 = 400;
     let etcd = Arc::new(Etcd::single().await.unwrap());
     let (session, other) = (open(&etcd.endpoint(0)).await, open(&etcd.endpoint(0)).await);
     let mut seen = [0, 0];
-    for round in 0..200 {
+    for round in 0..ROUNDS {
         let entry = enqueue(&other, &queue()).await.entry;
+        let start = Instant::now();
         let removing = tokio::spawn({
             let (other, entry) = (other.clone(), entry.clone());
             async move {
-                tokio::time::sleep(Duration::from_micros(fastrand::u64(..800))).await;
+                until(start + STEP * round).await;
                 dequeue(&other, &entry).await
             }
         });
+        until(start + STEP * (ROUNDS / 2)).await;
         match session.watch(&entry).await.unwrap() {
             Watched::Gone => seen[0] += 1,
             Watched::Present(removal) => {
@@ -66,6 +70,13 @@ async fn a_removal_while_the_watch_opens_is_seen() {
         removing.await.unwrap();
     }
     assert!(seen.iter().all(|n| *n > 0), "gone already, removed later: {seen:?}");
+}
+
+/// Closer than a timer, which counts in milliseconds.
+async fn until(moment: Instant) {
+    while Instant::now() < moment {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

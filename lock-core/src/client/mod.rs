@@ -415,8 +415,8 @@ impl Client {
         Ok(self.live_from_anywhere().await?.session.ttl())
     }
 
-    /// How long the present session is proven to live, counted from now; right after [`connect`](Self::connect), nearly as long as
-    /// one proof lasts. Shorter than the ttl: by a tenth on etcd, by five twelfths on ZooKeeper.
+    /// How long the present session is proven to live, counted from now; right after [`connect`](Self::connect), nearly as
+    /// long as one proof lasts. Shorter than the ttl: by a tenth on etcd, by five twelfths on ZooKeeper.
     ///
     /// # Errors
     /// Those of [`connect`](Self::connect).
