@@ -42,7 +42,7 @@ struct Write {
 #[derive(Clone, Debug)]
 enum What {
     /// Puts an entry into a queue, on conditions, and counts the keys of the queue.
-    Enter { queue: String, txn: Txn },
+    Enter { queue: String, key: String, txn: Txn },
     /// Deletes a key, if this revision created it.
     Leave { key: Vec<u8>, created: i64 },
 }
@@ -95,8 +95,8 @@ impl Commits {
     }
 
     /// Puts an entry by a transaction that also counts the keys of its queue; `None` when its conditions did not hold.
-    pub(crate) async fn enter(self: &Arc<Self>, queue: &str, txn: Txn) -> Result<Option<Entered>, Failure> {
-        let (answer, revision) = self.write(What::Enter { queue: queue.to_owned(), txn }).await?;
+    pub(crate) async fn enter(self: &Arc<Self>, queue: &str, key: &str, txn: Txn) -> Result<Option<Entered>, Failure> {
+        let (answer, revision) = self.write(What::Enter { queue: queue.to_owned(), key: key.to_owned(), txn }).await?;
         let counted = |op| if let TxnOpResponse::Get(get) = op { Some(GetResponse::count(&get)) } else { None };
         let keys = || answer.op_responses().into_iter().find_map(counted).unwrap_or_default();
         Ok(answer.succeeded().then(|| Entered { revision, keys: keys() }))
@@ -188,16 +188,18 @@ impl Commits {
 }
 
 /// Takes out what is to be sent together, and what is to be sent alone: of several entries of one queue, each needs a
-/// revision of its own, which is its place.
+/// revision of its own, which is its place; and a server refuses to write twice to one key.
 fn gather(gathered: &mut Vec<Write>, at_most: usize) -> (Vec<Write>, Vec<Write>) {
-    let (mut together, mut alone, mut queues) = (Vec::new(), Vec::new(), HashSet::new());
-    let taken: Vec<_> = gathered.drain(..gathered.len().min(at_most)).collect();
-    for write in taken.into_iter().filter(|write| !write.answer.is_closed()) {
-        match &write.what {
-            What::Enter { queue, .. } if !queues.insert(queue.clone()) => alone.push(write),
-            _ => together.push(write),
-        }
-    }
+    let taken: Vec<_> =
+        gathered.drain(..gathered.len().min(at_most)).filter(|write| !write.answer.is_closed()).collect();
+    let left = |write: &Write| if let What::Leave { key, .. } = &write.what { Some(key.clone()) } else { None };
+    let left: HashSet<_> = taken.iter().filter_map(left).collect();
+    let mut queues = HashSet::new();
+    let fits = |write: &Write| match &write.what {
+        What::Enter { queue, key, .. } => !left.contains(key.as_bytes()) && queues.insert(queue.clone()),
+        What::Leave { .. } => true,
+    };
+    let (mut together, alone): (Vec<_>, Vec<_>) = taken.into_iter().partition(fits);
     // Those who leave first, so that those who enter do not find them.
     together.sort_by_key(|write| matches!(write.what, What::Enter { .. }));
     (together, alone)
@@ -229,7 +231,7 @@ mod tests {
     use super::*;
 
     fn enter(queue: &str) -> What {
-        What::Enter { queue: queue.to_owned(), txn: Txn::new() }
+        What::Enter { queue: queue.to_owned(), key: format!("{queue}/0"), txn: Txn::new() }
     }
 
     fn leave(key: &str) -> What {
@@ -264,6 +266,12 @@ mod tests {
         let strings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert_eq!(gathered(&writes, 9), (strings(&["-a/1", "-a/2", "+a", "+b"]), strings(&["+a", "+a"]), 0));
         assert_eq!(gathered(&writes, 2), (strings(&["-a/1", "+a"]), strings(&[]), 4));
+    }
+
+    #[test]
+    fn a_key_that_is_left_is_not_entered_in_the_same_request() {
+        let (together, alone, _) = gathered(&[enter("a"), enter("b"), leave("a/0")], 9);
+        assert_eq!((together.join(" "), alone.join(" ")), ("-a/0 +b".to_owned(), "+a".to_owned()));
     }
 
     #[test]

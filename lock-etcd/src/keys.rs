@@ -1,21 +1,21 @@
 //! The keys of a namespace, and which of them are entries of a queue.
 
 use etcd_client::KeyValue;
-use lock_core::backend::{Enqueue, Entry, Kind};
+use lock_core::backend::{Entry, Kind};
 use lock_core::{Error, Name};
 
-/// Digits of the id in the key of an entry.
-const ID: usize = 32;
+/// Digits of a slot in the key of an entry, at most.
+const SLOT: usize = 8;
 
 /// The prefix of the keys of a queue.
 pub(crate) fn queue_prefix(namespace: &str, queue: &Name) -> String {
     within(namespace, &format!("{}/", queue.segment()))
 }
 
-/// The key of an entry. Other clients ignore what stands behind the prefix.
-pub(crate) fn entry_key(namespace: &str, lease: i64, request: &Enqueue<'_>) -> String {
-    let mut key = format!("{}{lease:x}-{}", queue_prefix(namespace, request.queue), request.id);
-    if let Some(tag) = request.kind.tag().filter(|_| request.kind != Kind::Exclusive) {
+/// The key of an entry in a slot of this session. Other clients ignore what stands behind the prefix.
+pub(crate) fn entry_key(prefix: &str, lease: i64, slot: usize, kind: Kind) -> String {
+    let mut key = format!("{prefix}{lease:x}-{slot:x}");
+    if let Some(tag) = kind.tag().filter(|_| kind != Kind::Exclusive) {
         key.push('-');
         key.push_str(&tag);
     }
@@ -31,9 +31,9 @@ pub(crate) fn kind(key: &[u8]) -> Kind {
 /// `None` for what is not in the form of [`entry_key`].
 fn marked_kind(name: &str) -> Option<Kind> {
     let mut parts = name.splitn(3, '-');
-    let (lease, id, tag) = (parts.next()?, parts.next()?, parts.next());
+    let (lease, slot, tag) = (parts.next()?, parts.next()?, parts.next());
     let hex = |text: &str| text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-    if lease.is_empty() || !hex(lease) || id.len() != ID || !hex(id) {
+    if lease.is_empty() || !hex(lease) || !(1..=SLOT).contains(&slot.len()) || !hex(slot) {
         return None;
     }
     match tag {
@@ -137,11 +137,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ID: &str = "0123456789abcdef0123456789abcdef";
-
     fn key(namespace: &str, queue: &str, kind: Kind) -> String {
-        let queue = Name::new(queue).unwrap();
-        entry_key(namespace, 0x694d, &Enqueue { queue: &queue, kind, id: ID, value: b"", only_if_free: false })
+        entry_key(&queue_prefix(namespace, &Name::new(queue).unwrap()), 0x694d, 0x1f, kind)
     }
 
     #[test]
@@ -149,8 +146,8 @@ mod tests {
         let name = Name::new("a/b").unwrap();
         assert_eq!(queue_prefix("", &name), "a%2Fb/");
         assert_eq!(queue_prefix("ns/x", &name), "ns/x/a%2Fb/");
-        assert_eq!(key("", "l", Kind::Exclusive), format!("l/694d-{ID}"));
-        assert_eq!(key("ns", "l", Kind::Permits(3)), format!("ns/l/694d-{ID}-permits3"));
+        assert_eq!(key("", "l", Kind::Exclusive), "l/694d-1f");
+        assert_eq!(key("ns", "l", Kind::Permits(3)), "ns/l/694d-1f-permits3");
         assert_eq!(session_key("ns", 255), "ns/%session/ff");
         assert_eq!(record_prefix(""), "%record/");
         assert_eq!(prefix_of(b"ns/l/694d-0f"), b"ns/l/");
@@ -171,18 +168,18 @@ mod tests {
     fn what_is_not_ours_is_unmarked() {
         let foreign = [
             // Go's clients and etcdctl.
-            "694d7c3a0a2b1c0d".to_owned(),
-            String::new(),
-            format!("-{ID}"),
-            format!("694D-{ID}"),
-            format!("694d-{ID}0"),
-            format!("694d-{}", &ID[1..]),
-            format!("694d-{}", ID.to_uppercase()),
-            format!("694d-{ID}-"),
-            format!("694d-{ID}-lock"),
-            format!("694d-{ID}-reader"),
-            format!("694d-{ID}-permits0"),
-            format!("694d-{ID}-read-read"),
+            "694d7c3a0a2b1c0d",
+            "",
+            "-1f",
+            "694D-1f",
+            "694d-",
+            "694d-1F",
+            "694d-123456789",
+            "694d-1f-",
+            "694d-1f-lock",
+            "694d-1f-reader",
+            "694d-1f-permits0",
+            "694d-1f-read-read",
         ];
         for name in foreign {
             assert_eq!(kind(format!("ns/l/{name}").as_bytes()), Kind::Unmarked, "{name}");
@@ -225,11 +222,11 @@ mod tests {
         }
 
         #[test]
-        fn a_marked_key_is_the_one_of_its_kind(name in "[0-9a-g]{0,3}-[0-9a-f]{31,33}(-(read|write|lock|permits[0-9]{0,2}))?") {
+        fn a_marked_key_is_the_one_of_its_kind(name in "[0-9a-g]{0,3}-[0-9a-f]{0,9}(-(read|write|lock|permits[0-9]{0,2}))?") {
             let of = kind(format!("l/{name}").as_bytes());
             if of != Kind::Unmarked {
                 let written = key("", "l", of);
-                let after_id = |key: &str| key.rsplit_once('/').map_or(key, |(_, name)| name).split_once('-').unwrap().1[32..].to_owned();
+                let after_id = |key: &str| key.rsplit_once('/').map_or(key, |(_, name)| name).splitn(3, '-').nth(2).map(str::to_owned);
                 prop_assert_eq!(after_id(&written), after_id(&name));
             }
         }

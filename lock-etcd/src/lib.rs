@@ -39,6 +39,7 @@ mod queue;
 mod queues;
 mod renewal;
 mod session;
+mod slots;
 mod table;
 mod values;
 mod view;

@@ -24,10 +24,31 @@ pub(crate) const LEAVE: &str = "leave the queue";
 const PAGE: usize = 500;
 
 impl EtcdSession {
+    fn key_of(&self, prefix: &str, request: &Enqueue<'_>) -> String {
+        keys::entry_key(prefix, self.lease, self.slots.of(prefix, request.id), request.kind)
+    }
+
+    /// Remembers what became of a request to enter, where that is known.
+    pub(crate) fn note(&self, request: &Enqueue<'_>, entered: &Result<Enqueued>) {
+        let prefix = keys::queue_prefix(self.namespace(), request.queue);
+        match entered {
+            Ok(Enqueued::Placed(placed)) => self.slots.entered(&prefix, request.id, placed.entry.incarnation),
+            Err(Error::Unavailable { .. }) => {}
+            Ok(Enqueued::Busy) | Err(_) => self.slots.refused(&prefix, request.id),
+        }
+    }
+
+    /// An entry is not in its queue any more.
+    pub(crate) fn is_gone(&self, entry: &Entry) {
+        if let Some(prefix) = keys::queue_of(entry.key.as_bytes()) {
+            self.slots.left(prefix, entry.incarnation);
+        }
+    }
+
     /// Puts an entry, unless the fence has moved, and again when it has.
     pub(crate) async fn enter(&self, request: &Enqueue<'_>) -> Result<Enqueued> {
         let prefix = keys::queue_prefix(self.namespace(), request.queue);
-        let key = keys::entry_key(self.namespace(), self.lease, request);
+        let mut key = self.key_of(&prefix, request);
         let value =
             if request.kind == Kind::Write { stored(request.kind, request.value) } else { request.value.to_vec() };
         let keys_only = || Some(GetOptions::new().with_keys_only());
@@ -46,7 +67,7 @@ impl EtcdSession {
                 // A count costs the server nothing; a sorted range would make it read the whole queue.
                 TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix().with_count_only())),
             ]);
-            match self.commits.enter(&prefix, enter).await {
+            match self.commits.enter(&prefix, &key, enter).await {
                 Ok(Some(entered)) => {
                     self.views.entered(&prefix, usize::try_from(entered.keys).unwrap_or_default());
                     let entry = Entry { key, incarnation: u64::try_from(entered.revision).unwrap_or_default() };
@@ -71,7 +92,11 @@ impl EtcdSession {
             match (session, first(1)) {
                 (None, _) => return Err(self.over()),
                 (Some(_), Some(own)) if own.lease() == self.lease => return Ok(Enqueued::Placed(placed(own))),
-                (Some(_), Some(_)) => return Err(Error::refused(ENTER, Taken(key))),
+                (Some(_), Some(_)) => {
+                    tracing::warn!(key, "another client has put a key of this session, which takes another one");
+                    self.slots.foreign(&prefix, request.id);
+                    key = self.key_of(&prefix, request);
+                }
                 (Some(session), None) if session.mod_revision() > fence => {
                     self.fence.fetch_max(session.mod_revision(), Ordering::AcqRel);
                 }
@@ -105,7 +130,7 @@ impl EtcdSession {
 
     /// Moves the fence, behind which a lost request to enter can never be applied, and looks for its entry.
     pub(crate) async fn settle(&self, request: &Enqueue<'_>) -> Result<Option<Placed>> {
-        let key = keys::entry_key(self.namespace(), self.lease, request);
+        let key = self.key_of(&keys::queue_prefix(self.namespace(), request.queue), request);
         let keys_only = || Some(GetOptions::new().with_keys_only());
         let fence =
             Txn::new().when([Compare::create_revision(self.key.as_str(), CompareOp::Equal, self.created)]).and_then([
@@ -228,7 +253,3 @@ pub(crate) fn reads(response: &TxnResponse) -> Vec<GetResponse> {
     let responses = response.op_responses().into_iter();
     responses.filter_map(|response| if let TxnOpResponse::Get(get) = response { Some(get) } else { None }).collect()
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("another client has put key {0}, which is reserved for this session")]
-struct Taken(String);

@@ -23,6 +23,7 @@ use crate::keys;
 use crate::queue::{ENTER, LEAVE, LIST, LOOK, SETTLE};
 use crate::queues::LIST_NAMES;
 use crate::renewal::{Renewal, Round};
+use crate::slots::Slots;
 use crate::values::{OWNER, READ, TIME_LEFT, WRITE};
 use crate::watch::{WATCH, WATCH_QUEUE};
 use crate::watches::Watches;
@@ -43,6 +44,7 @@ pub(crate) struct EtcdSession {
     pub(crate) fence: AtomicI64,
     renewal: Mutex<Renewal>,
     pub(crate) commits: Arc<Commits>,
+    pub(crate) slots: Arc<Slots>,
     pub(crate) watches: Watches,
     pub(crate) views: Arc<Views<i64>>,
 }
@@ -57,6 +59,7 @@ impl EtcdSession {
             fence: AtomicI64::new(created),
             renewal: Mutex::new(Renewal::new(lease, key.clone(), created)),
             commits: Commits::new(endpoints.clone()),
+            slots: Arc::default(),
             watches: Watches::new(endpoints.clone()),
             views: Arc::default(),
             endpoints,
@@ -136,11 +139,16 @@ impl Session for EtcdSession {
     }
 
     async fn enqueue(&self, request: &Enqueue<'_>) -> Result<Enqueued> {
-        self.bounded(ENTER, self.enter(request)).await
+        let entered = self.bounded(ENTER, self.enter(request)).await;
+        self.note(request, &entered);
+        entered
     }
 
     async fn adopt(&self, request: &Enqueue<'_>) -> Result<Option<Placed>> {
-        self.bounded(SETTLE, self.settle(request)).await
+        let found = self.bounded(SETTLE, self.settle(request)).await;
+        let entered = found.clone().map(|found| found.map_or(Enqueued::Busy, Enqueued::Placed));
+        self.note(request, &entered);
+        found
     }
 
     async fn ahead(&self, mine: &Entry, limit: usize) -> Result<Option<Ahead>> {
@@ -163,8 +171,11 @@ impl Session for EtcdSession {
             Some(watched) => watched,
             None => self.bounded(WATCH, self.watch_entry(key.clone(), created)).await?,
         };
-        let Watched::Present(watch) = watched else { return Ok(Watched::Gone) };
-        let (views, entry) = (self.views.clone(), entry.clone());
+        let Watched::Present(watch) = watched else {
+            self.is_gone(entry);
+            return Ok(Watched::Gone);
+        };
+        let (views, slots, entry) = (self.views.clone(), self.slots.clone(), entry.clone());
         Ok(Watched::Present(Box::pin(async move {
             let _waiting = waiting;
             let change = watch.await;
@@ -172,6 +183,7 @@ impl Session for EtcdSession {
                 && let Some(queue) = keys::queue_of(&key)
             {
                 views.catch_up(queue, &created, &entry).await;
+                slots.left(queue, entry.incarnation);
             }
             change
         })))
@@ -182,7 +194,11 @@ impl Session for EtcdSession {
     }
 
     async fn dequeue(&self, entry: &Entry) -> Result<Dequeued> {
-        self.bounded(LEAVE, self.leave(entry)).await
+        let left = self.bounded(LEAVE, self.leave(entry)).await;
+        if left.is_ok() {
+            self.is_gone(entry);
+        }
+        left
     }
 
     async fn entries(&self, queue: &Name, limit: usize) -> Result<Vec<QueueEntry>> {

@@ -286,8 +286,7 @@ mod tests {
 
     #[test]
     fn a_queue_is_stirred_by_who_joins_leaves_or_may_read_on() {
-        let writer = format!("l/1f-{:032x}-write", 7);
-        let (foreign, writer) = (&b"l/1f"[..], writer.as_bytes());
+        let (foreign, writer) = (&b"l/1f"[..], &b"l/1f-7-write"[..]);
         for (key, put, revision, want) in [
             (foreign, Some(5), 5, true),
             (foreign, None, 6, true),

@@ -24,7 +24,7 @@ async fn an_entry_whose_answer_was_lost_is_found_in_its_place() {
         let queue = queue();
         let first = enqueue(&other, &queue).await;
         let attempt = Arc::new(Attempt::new(&queue));
-        let request = When::Contains(attempt.id.clone().into_bytes());
+        let request = When::Contains(queue.to_string().into_bytes());
         let sent = proxy.after(Direction::ToServer, request, Action::Set(Direction::ToClient, Mode::Hold));
         let enqueuing = attempt.start(&session);
         sent.fired().await.unwrap();
@@ -67,7 +67,7 @@ async fn arrive_late(etcd: &Etcd, settle: bool) -> Late {
     let (session, proxy, spare) = open_over_two(etcd, "ttl=3s").await;
     let queue = queue();
     let attempt = Arc::new(Attempt::new(&queue));
-    let request = When::Contains(attempt.id.clone().into_bytes());
+    let request = When::Contains(queue.to_string().into_bytes());
     let stuck = proxy.before(Direction::ToServer, request, Action::Set(Direction::ToServer, Mode::Hold));
     let enqueuing = attempt.start(&session);
     stuck.fired().await.unwrap();

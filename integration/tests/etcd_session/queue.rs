@@ -1,8 +1,9 @@
 //! Entering, looking and leaving, alone and with other clients.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use etcd_client::{Client, PutOptions};
+use etcd_client::{Client, PutOptions, WatchOptions};
 use integration::{Etcd, EtcdOptions, PATIENCE, eventually};
 use lock_core::Error;
 use lock_core::backend::{Change, Dequeued, Enqueue, Enqueued, Entry, Kind, Watched};
@@ -150,17 +151,70 @@ async fn keys_of_any_form_are_contenders() {
     assert_eq!(session.ahead(&absent, 1).await.unwrap(), None);
 }
 
-/// A key of ours that somebody else has put is neither adopted nor taken for the end of the session.
+/// A key of ours that somebody else has put is neither adopted nor taken for the end of the session: it is one more that waits.
 #[tokio::test]
-async fn a_foreign_key_in_our_place_is_refused() {
+async fn a_foreign_key_in_our_place_is_one_ahead() {
     let etcd = Etcd::single().await.unwrap();
     let session = open(&etcd.endpoint(0)).await;
     let queue = queue();
-    let attempt = Attempt::new(&queue);
-    let key = format!("{NAMESPACE}/{queue}/{}-{}", session.id(), attempt.id);
-    etcd.ctl(&["put", &key, "theirs"]).await.unwrap();
-    assert!(matches!(attempt.enqueue(&session).await, Err(Error::Refused { .. })));
-    assert!(attempt.adopt(&session).await.is_none());
+    let (next, theirs) = (Attempt::new(&queue), format!("{NAMESPACE}/{queue}/{}-0", session.id()));
+    etcd.ctl(&["put", &theirs, "theirs"]).await.unwrap();
+    assert!(next.adopt(&session).await.is_none());
+    let ours = placed(next.enqueue(&session).await);
+    assert_eq!(keys(&session, &queue).await, [theirs.clone(), ours.entry.key.clone()]);
+    let nearest = ahead(&session, &ours.entry, 1).await.unwrap().nearest;
+    assert_eq!((nearest.len(), &nearest[0].entry.key), (1, &theirs));
+    assert_eq!(dequeue(&session, &ours.entry).await, Dequeued::Removed);
+    assert_eq!(keys(&session, &queue).await, [theirs]);
+}
+
+/// The server's index keeps every key that was there until the history is compacted, and passes all of a queue to count it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_often_a_lock_is_taken_it_leaves_few_keys_in_the_index() {
+    const TASKS: usize = 4;
+    let etcd = Etcd::single().await.unwrap();
+    let store = lock_etcd::Etcd::from_url(&format!("etcd://{}/{NAMESPACE}", etcd.endpoint(0))).unwrap();
+    let client = lock_core::Client::connect(store).await.unwrap();
+    let mutex = client.mutex("busy").unwrap();
+    let mut tasks = JoinSet::new();
+    for _ in 0..TASKS {
+        let mutex = mutex.clone();
+        tasks.spawn(async move {
+            for round in 0..50 {
+                // Given up while waiting, tried, and taken.
+                let _ = timeout(Duration::from_micros(fastrand::u64(..2000)), mutex.lock()).await;
+                let _ = mutex.try_lock().await.unwrap();
+                let guard = mutex.lock().await.unwrap();
+                if round % 2 == 0 {
+                    guard.release().await;
+                }
+            }
+        });
+    }
+    tasks.join_all().await;
+    client.close().await;
+    let keys = ever_put(&etcd, &format!("{NAMESPACE}/busy/")).await;
+    // Each task has one that waits or holds, and some that are about to go.
+    assert!(keys.len() <= 4 * TASKS, "{} keys: {keys:?}", keys.len());
+}
+
+/// Every key with this prefix that was ever put.
+async fn ever_put(etcd: &Etcd, prefix: &str) -> BTreeSet<String> {
+    let mut client = foreign(etcd).await;
+    let now = client.get(prefix, None).await.unwrap().header().unwrap().revision();
+    client.put(format!("{prefix}last"), "", None).await.unwrap();
+    let options = WatchOptions::new().with_prefix().with_start_revision(1);
+    let mut history = client.watch(prefix, Some(options)).await.unwrap();
+    let mut keys = BTreeSet::new();
+    while let Some(answer) = history.message().await.unwrap() {
+        for kv in answer.events().iter().filter_map(etcd_client::Event::kv) {
+            if kv.mod_revision() > now {
+                return keys;
+            }
+            keys.insert(kv.key_str().unwrap().to_owned());
+        }
+    }
+    panic!("the history ended before {now}");
 }
 
 #[tokio::test]
