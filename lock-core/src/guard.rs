@@ -16,7 +16,7 @@ use crate::health::Health;
 use crate::lock_delay;
 use crate::name::Name;
 use crate::revocation;
-use crate::session::{self, Live, recheck};
+use crate::session::{self, Live};
 use crate::state::{State, StateWatch, state};
 use crate::unwatched;
 
@@ -613,7 +613,6 @@ async fn watch_own(live: Arc<Live>, entry: Entry, mut watched: Option<Watch>, ow
         // It was given up in the moment in which this began.
         return;
     }
-    let mut to_read = true;
     loop {
         let watch = match watched.take() {
             Some(watch) => Some(watch),
@@ -624,27 +623,26 @@ async fn watch_own(live: Arc<Live>, entry: Entry, mut watched: Option<Watch>, ow
             },
         };
         let Some(watch) = watch else { break };
-        if to_read {
-            // With the watch in force, so that nothing written since is missed.
-            match live.retry(|| live.session.read(&entry)).await {
-                Ok(Some(content)) => own.revoked.send_if_modified(|revoked| {
-                    let asked = revocation::is_asked(&content.value);
-                    std::mem::replace(revoked, asked) != asked
-                }),
-                Ok(None) => break,
-                Err(error) => return unwatchable(&live, &entry, &error),
-            };
-        }
+        // With the watch in force, so that nothing written since is missed.
+        let content = match live.retry(|| live.session.read(&entry)).await {
+            Ok(Some(content)) => content,
+            Ok(None) => break,
+            Err(error) => return unwatchable(&live, &entry, &error),
+        };
+        own.revoked.send_if_modified(|revoked| {
+            let asked = revocation::is_asked(&content.value);
+            std::mem::replace(revoked, asked) != asked
+        });
+        let mut present = live.roll_call.join(&live, &entry, content.version);
         let change = tokio::select! {
             biased;
             _ = live.health.lost() => return,
-            change = watch => Some(change),
-            () = recheck() => None,
+            change = watch => change,
+            () = present.changed() => Change::Unknown,
         };
-        if change == Some(Change::Removed) {
+        if change == Change::Removed {
             break;
         }
-        to_read = change.is_some();
     }
     // The end of the session removes its entries too, and is then the reason to tell.
     if live.health.check().is_ok() {

@@ -52,6 +52,7 @@ mod queue;
 mod recipes;
 mod record;
 mod revocation;
+mod roll_call;
 mod session;
 mod signal;
 mod state;

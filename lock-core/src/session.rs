@@ -16,6 +16,7 @@ use crate::error::{Error, Loss, Result};
 use crate::health::Health;
 use crate::locals::Locals;
 use crate::metrics::Counters;
+use crate::roll_call::RollCall;
 use crate::signal::Signal;
 use crate::unwatched::Unwatched;
 
@@ -36,6 +37,7 @@ pub(crate) struct Live {
     pub(crate) counters: Arc<Counters>,
     pub(crate) locals: Locals,
     pub(crate) unwatched: Arc<Unwatched>,
+    pub(crate) roll_call: RollCall,
     renew_now: Arc<Notify>,
     /// Whether it is about to be closed.
     closing: Signal<bool>,
@@ -108,6 +110,7 @@ impl Live {
             counters,
             locals: Locals::default(),
             unwatched: Arc::default(),
+            roll_call: RollCall::default(),
             renew_now,
             closing: Signal::new(false),
             leaving: Signal::new(0),

@@ -144,6 +144,32 @@ async fn an_ended_session_is_noticed_by_the_next_renewal_without_any_event() {
     assert_eq!(client.metrics().sessions_lost, 1);
 }
 
+/// Of many who hold, without an event, and without a request for each.
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_no_event_tells_is_found_when_the_roll_is_called() {
+    const N: usize = 50;
+    let deaf = store();
+    let clock = TokioClock::new();
+    let builder = Client::builder(deaf.clone()).clock(clock).runtime(tokio::runtime::Handle::current());
+    let client = builder.connect().await.unwrap();
+    let mut guards = Vec::new();
+    for n in 0..N {
+        deaf.link().plan(Op::Watch, Fault::LostEvent);
+        guards.push(client.mutex(format!("l{n}")).unwrap().lock().await.unwrap());
+    }
+    // All are watched, and what comes later has nothing to do with the watches.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(deaf.remove_entry(&guards[7].entry().key));
+    client.queue("l8").unwrap().revoke(guards[8].token()).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let loss = tokio::time::timeout(Duration::from_secs(20), guards[7].lost()).await.expect("in time");
+    assert_eq!(loss, Loss::EntryRemoved);
+    tokio::time::timeout(Duration::from_secs(20) - began.elapsed(), guards[8].revoked()).await.expect("in time");
+    for (n, guard) in guards.iter().enumerate().filter(|(n, _)| *n != 7) {
+        guard.check().unwrap_or_else(|error| panic!("l{n}: {error}"));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn work_is_stopped_while_the_lock_is_still_held() {
     let silent = store();

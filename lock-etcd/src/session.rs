@@ -217,6 +217,10 @@ impl Session for EtcdSession {
         self.bounded(READ, self.read_value(entry)).await
     }
 
+    async fn changed(&self, seen: &[(Entry, u64)]) -> Result<Vec<Entry>> {
+        self.bounded(READ, self.changed_since(seen)).await
+    }
+
     async fn write(&self, entry: &Entry, version: u64, value: &[u8]) -> Result<Written> {
         self.bounded(WRITE, self.write_value(entry, version, value)).await
     }

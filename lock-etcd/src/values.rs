@@ -11,12 +11,16 @@ use crate::downgrade::{shown, stored};
 use crate::endpoints::Connection;
 use crate::error::{Failure, Meaning};
 use crate::keys;
+use crate::queue::reads;
 use crate::session::EtcdSession;
 
 pub(crate) const READ: &str = "read a value";
 pub(crate) const WRITE: &str = "write a value";
 pub(crate) const OWNER: &str = "read a session's owner";
 pub(crate) const TIME_LEFT: &str = "read how long a lease is kept";
+
+/// Entries compared in one transaction; servers as shipped take 128.
+const COMPARED: usize = 100;
 
 impl EtcdSession {
     pub(crate) fn record_of(&self, queue: &Name) -> Entry {
@@ -37,6 +41,42 @@ impl EtcdSession {
         }
         let found = found.filter(|kv| kv.create_revision() == created);
         Ok(found.map(|kv| Content { value: shown(kv).1.to_vec(), version: version(kv) }))
+    }
+
+    /// Those of these entries that are gone or have another version, by transactions that compare all of them.
+    pub(crate) async fn changed_since(&self, seen: &[(Entry, u64)]) -> Result<Vec<Entry>> {
+        let mut changed = Vec::new();
+        let (mut unseen, mut at_once) = (seen, COMPARED);
+        while !unseen.is_empty() {
+            let (part, rest) = unseen.split_at(at_once.min(unseen.len()));
+            let as_seen = part.iter().map(|(entry, version)| {
+                let version = i64::try_from(*version).unwrap_or_default();
+                Ok(Compare::mod_revision(keys::bytes(entry)?.0, CompareOp::Equal, version))
+            });
+            let keys_only = |key: &[u8]| TxnOp::get(key, Some(GetOptions::new().with_keys_only()));
+            let each = part.iter().map(|(entry, _)| Ok(keys_only(&keys::bytes(entry)?.0)));
+            // Without any read in it, a transaction would be answered by a member on its own.
+            let look = Txn::new()
+                .when(as_seen.collect::<Result<Vec<_>>>()?)
+                .and_then([keys_only(self.key.as_bytes())])
+                .or_else(each.collect::<Result<Vec<_>>>()?);
+            let answer = match self.endpoints.txn(look).await {
+                // More than this server takes in one transaction.
+                Err(failure) if failure.meaning == Meaning::Refused && at_once > 1 => {
+                    at_once /= 2;
+                    continue;
+                }
+                answer => answer.map_err(|failure| self.explain(failure, READ))?,
+            };
+            if !answer.succeeded() {
+                let found = reads(&answer);
+                let now = |at: usize| found.get(at).and_then(|range| range.kvs().first()).map(version);
+                let others = part.iter().enumerate().filter(|(at, (_, seen))| now(*at) != Some(*seen));
+                changed.extend(others.map(|(_, (entry, _))| entry.clone()));
+            }
+            unseen = rest;
+        }
+        Ok(changed)
     }
 
     /// The version is the revision of the last write: those of different incarnations of a key differ, and a request that

@@ -311,6 +311,10 @@ impl Session for ZkSession {
         self.bounded(READ, |client| async move { self.read_value(&client, entry).await }).await
     }
 
+    async fn changed(&self, seen: &[(Entry, u64)]) -> Result<Vec<Entry>> {
+        self.bounded(READ, |client| async move { self.changed_since(&client, seen).await }).await
+    }
+
     async fn write(&self, entry: &Entry, version: u64, value: &[u8]) -> Result<Written> {
         let write = |client: Arc<Client>| async move { self.write_value(&client, entry, version, value).await };
         self.bounded(WRITE, write).await

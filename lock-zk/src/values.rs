@@ -3,7 +3,7 @@
 use lock_core::backend::{Content, Entry, Kind, Written};
 use lock_core::{Error, Result};
 use zookeeper_client as zk;
-use zookeeper_client::{Client, CreateMode, SessionId};
+use zookeeper_client::{Client, CreateMode, MultiWriteError, SessionId};
 
 use crate::error::{DeafCandidate, DirectoryGone, VersionsUsedUp};
 use crate::names;
@@ -14,6 +14,9 @@ use crate::session::{DIRECTORY_TRIES, ZkSession};
 pub(crate) const READ: &str = "read a value";
 pub(crate) const WRITE: &str = "write a value";
 pub(crate) const OWNER: &str = "read a session's owner";
+
+/// Entries checked in one transaction.
+const CHECKED: usize = 200;
 
 impl ZkSession {
     /// Where records are kept. No lock's segment looks like this one.
@@ -38,6 +41,32 @@ impl ZkSession {
             Err(zk::Error::NoNode) => Ok(self.is_record(entry).then(Content::default)),
             Err(error) => Err(self.classify(READ, &entry.key, error)),
         }
+    }
+
+    /// Those of these entries that are gone or have another version, by transactions that check all of them.
+    pub(crate) async fn changed_since(&self, client: &Client, seen: &[(Entry, u64)]) -> Result<Vec<Entry>> {
+        let mut changed = Vec::new();
+        for part in seen.chunks(CHECKED) {
+            let mut unchecked: Vec<_> = part.iter().collect();
+            while let Some((first, _)) = unchecked.first() {
+                let refused = |error| self.classify(READ, &first.key, error);
+                let mut checks = client.new_multi_writer();
+                for (entry, version) in &unchecked {
+                    checks.add_check_version(&entry.key, data_version(*version).unwrap_or(-1)).map_err(refused)?;
+                }
+                match checks.commit().await {
+                    Ok(_) => break,
+                    Err(MultiWriteError::OperationFailed {
+                        index,
+                        source: zk::Error::NoNode | zk::Error::BadVersion,
+                    }) if index < unchecked.len() => {
+                        changed.push(unchecked.swap_remove(index).0.clone());
+                    }
+                    Err(error) => return Err(refused(error.into())),
+                }
+            }
+        }
+        Ok(changed)
     }
 
     pub(crate) async fn write_value(

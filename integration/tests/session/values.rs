@@ -1,12 +1,13 @@
 //! Values of entries and records.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use integration::session::{Attempt, dequeue, enqueue, keys, placed, queue, read, retried, watch, write};
 use integration::{Action, Cut, Direction, Mode, PATIENCE, Proxy, When, eventually};
 use lock_core::Error;
-use lock_core::backend::{Change, Content, Entry, Kind, Session, Written};
+use lock_core::backend::{Change, Content, Dequeued, Entry, Kind, Session, Written};
 use tokio::time::timeout;
 
 use crate::{Server, open};
@@ -45,6 +46,40 @@ async fn an_entry_is_written_by_anybody_and_keeps_its_place_and_owner() {
         assert_eq!(write(&b, &first.entry, after.version, b"late").await, Written::Conflict);
         assert_eq!(write(&b, &first.entry, 0, b"late").await, Written::Conflict);
     }
+}
+
+/// More than fit into one request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_entries_those_that_changed_are_told() {
+    const N: usize = 450;
+    let server = Server::single().await.unwrap();
+    let (a, b) = (open(&server.endpoint(0)).await, open(&server.endpoint(0)).await);
+    let queue = queue();
+    let mut seen = Vec::new();
+    for n in 0..N {
+        let kind = if n % 2 == 0 { Kind::Exclusive } else { Kind::Write };
+        let entry = placed(Attempt::of_kind(&queue, kind).enqueue(&a).await).entry;
+        let version = version(&a, &entry).await;
+        seen.push((entry, version));
+    }
+    let changed = async || retried("look after entries", || a.changed(&seen)).await;
+    assert_eq!(changed().await, []);
+    // At the edges of what goes into one request, and in the middle.
+    let (removed, written) = ([0, 99, 100, 199, 250, N - 1], [1, 101, 200, 399]);
+    for at in removed {
+        assert_eq!(dequeue(&b, &seen[at].0).await, Dequeued::Removed);
+    }
+    for at in written {
+        assert_eq!(write(&b, &seen[at].0, seen[at].1, b"other").await, Written::Done);
+    }
+    let told: HashSet<_> = changed().await.into_iter().collect();
+    assert_eq!(told, removed.into_iter().chain(written).map(|at| seen[at].0.clone()).collect());
+    assert_eq!(a.changed(&[]).await.unwrap(), []);
+    // A key that came again.
+    let again = placed(Attempt::new(&queue).enqueue(&a).await).entry;
+    let (entry, version) = &seen[0];
+    assert_ne!(again, *entry);
+    assert_eq!(a.changed(&[(entry.clone(), *version)]).await.unwrap(), std::slice::from_ref(entry));
 }
 
 #[tokio::test]

@@ -55,6 +55,13 @@ pub struct Entry {
     pub incarnation: u64,
 }
 
+impl Entry {
+    /// What nothing else in the store is or was ever called.
+    pub(crate) fn id(&self) -> String {
+        format!("{}@{}", self.key, self.incarnation)
+    }
+}
+
 /// The answer to [`Session::enqueue`].
 ///
 /// # Examples

@@ -139,6 +139,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 /// assert_eq!(session.dequeue(&turned).await?, Dequeued::Removed);
 /// assert_eq!(watch.await, Change::Removed);
 ///
+/// // What is held is looked after.
+/// let seen = session.read(&reader.entry).await?.expect("it lives").version;
+/// assert_eq!(session.changed(&[(turned.clone(), 1), (reader.entry.clone(), seen)]).await?, [turned]);
+///
 /// // A value that outlives the session.
 /// let record = session.record(&queue);
 /// let old = session.read(&record).await?.expect("a record is always there");
@@ -245,6 +249,21 @@ pub trait Session: Any + fmt::Debug + Send + Sync {
     /// # Contract
     /// Sees everything that was written before this call began, by any client.
     async fn read(&self, entry: &Entry) -> Result<Option<Content>>;
+
+    /// Those of these entries of this session that are gone, or have another [version](Content::version) than this one. Asked
+    /// for all that a session holds, every 10 to 20 s. Default: [reads](Self::read) each.
+    ///
+    /// # Contract
+    /// Sees everything that was done before this call began, by any client.
+    async fn changed(&self, seen: &[(Entry, u64)]) -> Result<Vec<Entry>> {
+        let mut changed = Vec::new();
+        for (entry, version) in seen {
+            if self.read(entry).await?.is_none_or(|content| content.version != *version) {
+                changed.push(entry.clone());
+            }
+        }
+        Ok(changed)
+    }
 
     /// Replaces the value of an entry, anybody's, or of a record, if its version is still `version`.
     ///

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::backend::{Entry, Kind};
+use crate::backend::Kind;
 use crate::client::Client;
 use crate::decision::of_own_recipe;
 use crate::error::{Error, Loss, Result};
@@ -289,7 +289,7 @@ impl Membership {
     /// # Ok(()) }
     /// ```
     pub fn id(&self) -> Option<String> {
-        self.inner.current().map(|registration| id(registration.guard.entry()))
+        self.inner.current().map(|registration| registration.guard.entry().id())
     }
 
     /// Resolves with the [id](Self::id) when it has changed since this was asked last. Changes that come close together are
@@ -318,7 +318,7 @@ impl Membership {
     /// ```
     pub async fn changed(&mut self) -> Result<Option<String>> {
         let registration = self.inner.changed().await?;
-        Ok(registration.map(|registration| id(registration.guard.entry())))
+        Ok(registration.map(|registration| registration.guard.entry().id()))
     }
 
     /// Shows another value of at most 4 KiB, from now on and after every registration to come. Returns when everybody can see
@@ -399,13 +399,8 @@ impl Membership {
 impl From<Place> for Member {
     fn from(place: Place) -> Self {
         let Place { token, value, owner, session, entry, .. } = place;
-        Self { id: id(&entry), token, value, owner, session }
+        Self { id: entry.id(), token, value, owner, session }
     }
-}
-
-/// Keys can come again, incarnations of a key cannot.
-fn id(entry: &Entry) -> String {
-    format!("{}@{}", entry.key, entry.incarnation)
 }
 
 /// An entry in the group, and the values that it is to show.

@@ -318,7 +318,7 @@ impl Permits {
     /// # Ok(()) }
     /// ```
     pub fn permits(&self) -> Vec<Permit> {
-        let (token, entry) = (self.guard.token(), &self.guard.entry().key);
+        let (token, entry) = (self.guard.token(), self.guard.entry().id());
         (0..self.count).map(|i| Permit { id: format!("{entry}#{i}"), token }).collect()
     }
 
