@@ -113,19 +113,19 @@ impl Commits {
             let mut state = self.state();
             if state.under_way < UNDER_WAY {
                 state.under_way += 1;
-                None
+                Err(what)
             } else {
                 let (answer, answered) = oneshot::channel();
-                state.gathered.push(Write { what: what.clone(), answer });
-                Some(answered)
+                state.gathered.push(Write { what, answer });
+                Ok(answered)
             }
         };
         match gathered {
-            None => {
+            Err(what) => {
                 let _under_way = UnderWay(self.clone());
                 self.send_one(what).await
             }
-            Some(answered) => answered.await.unwrap_or_else(|_| Err(Failure::unavailable("the runtime is gone"))),
+            Ok(answered) => answered.await.unwrap_or_else(|_| Err(Failure::unavailable("the runtime is gone"))),
         }
     }
 

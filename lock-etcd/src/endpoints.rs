@@ -112,11 +112,15 @@ impl Endpoints {
         let (sent, within) = (Instant::now(), self.request_timeout());
         let mut epoch = *self.epoch.borrow();
         let mut used = None;
-        let answer = timeout(within, async {
-            let connection = self.connection().await?;
-            epoch = connection.epoch;
-            request(used.insert(connection).clone()).await
-        });
+        // Boxed: thousands may have to wait before they make a request, and its state takes kilobytes.
+        let answer = timeout(
+            within,
+            Box::pin(async {
+                let connection = self.connection().await?;
+                epoch = connection.epoch;
+                request(used.insert(connection).clone()).await
+            }),
+        );
         let failure = match answer.await {
             Ok(Ok(answer)) => {
                 if let Some(connection) = used {
