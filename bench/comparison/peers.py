@@ -53,10 +53,10 @@ def crate_version(name):
 def all_peers(lock_bench):
     def ours(store, scheme):
         version = lambda: output_of([lock_bench, "--version"]).split()[-1]
-        shared = ("--backend", scheme, "--shared-runtime")
+        one_thread = ("--backend", scheme, "--threads", "1", "--shared-runtime")
         return [
             Peer("lock-bench", store, OURS, [lock_bench], version, ("--backend", scheme)),
-            Peer("lock-bench --shared-runtime", store, OURS, [lock_bench], version, shared),
+            Peer("lock-bench, one thread", store, OURS, [lock_bench], version, one_thread),
         ]
 
     def rust(program):

@@ -189,8 +189,8 @@ READING = """\
 - Each number is the median of the runs; in brackets, the smallest and the largest. Failed runs are counted and named.
 - *Of best peer*, *of raw limit*: how many times as good as the best of the other libraries, and as the best of the raw
   probes. More than 1 is better, also where less time or CPU is better.
-- **lock-bench** is this library through its public API, with renewals on a thread of its own; with `--shared-runtime` they
-  run on the threads of the workers, as those of the peers do.
+- **lock-bench** is this library through its public API as most will use it: workers on a runtime of two threads, renewals on a
+  thread of the library. *One thread* has everything on one (`--threads 1 --shared-runtime`), as the probes do.
 - `reach-…` are probes of a good recipe without a library around it: they neither reconnect nor let a waiter give up.
   `raw-…` is no lock: the least that the server has to do for this workload. bench/peers/README.md says what each does.
 - *Hand-over*: from the moment at which a holder begins to release to the next grant. *Out of order*: how many places a grant
