@@ -9,6 +9,9 @@ use crate::backend::Entry;
 use crate::error::Loss;
 use crate::session::{Live, recheck};
 
+/// Entries in one call, which must be answered in time.
+const AT_ONCE: usize = 500;
+
 /// The entries that are held for longer than a moment.
 #[derive(Debug, Default)]
 pub(crate) struct RollCall {
@@ -60,8 +63,16 @@ impl RollCall {
         }
         Present { roll_call: self, entry, changed }
     }
+
+    fn tell(&self, changed: &Entry) {
+        tracing::debug!(entry = changed.key, "a held entry has changed");
+        if let Some((_, sender)) = self.state().held.remove(changed) {
+            let _ = sender.send(());
+        }
+    }
 }
 
+/// Asks for them until nobody is left, or the session is lost.
 async fn serve(live: Arc<Live>) {
     loop {
         tokio::select! {
@@ -77,20 +88,15 @@ async fn serve(live: Arc<Live>) {
         if held.is_empty() {
             return;
         }
-        match live.retry(|| live.session.changed(&held)).await {
-            Ok(changed) => {
-                for entry in changed {
-                    tracing::debug!(entry = entry.key, "a held entry has changed");
-                    if let Some((_, changed)) = live.roll_call.state().held.remove(&entry) {
-                        let _ = changed.send(());
-                    }
+        for held in held.chunks(AT_ONCE) {
+            match live.retry(|| live.session.changed(held)).await {
+                Ok(changed) => changed.iter().for_each(|entry| live.roll_call.tell(entry)),
+                Err(error) if error.is_session_lost() => return,
+                Err(error) => {
+                    tracing::error!(%error, "held entries cannot be found, ending their session");
+                    live.health.lose(Loss::Stuck);
+                    return;
                 }
-            }
-            Err(error) if error.is_session_lost() => return,
-            Err(error) => {
-                tracing::error!(%error, "held entries cannot be found, ending their session");
-                live.health.lose(Loss::Stuck);
-                return;
             }
         }
     }
