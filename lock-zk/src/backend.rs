@@ -175,7 +175,7 @@ impl ZooKeeper {
     }
 
     /// Makes a session of the client's: shows who it is, and creates its node.
-    async fn register(&self, client: Client, owner: &[u8], began: Instant) -> Result<ZkSession> {
+    async fn register(&self, client: Client, owner: &[u8], began: Instant) -> Result<Arc<ZkSession>> {
         self.authenticate(&client).await?;
         let granted = client.session_timeout();
         if granted != self.config.timeout {
@@ -203,7 +203,7 @@ impl Backend for ZooKeeper {
         loop {
             let (client, began) = self.connect(deadline, &mut patience).await?;
             match timeout_at(deadline, self.register(client, owner, began)).await {
-                Ok(Ok(session)) => return Ok(Arc::new(session)),
+                Ok(Ok(session)) => return Ok(session),
                 Ok(Err(error @ (Error::AccessDenied { .. } | Error::Refused { .. }))) => return Err(error),
                 // The connection was lost, or the server was too slow. The session goes with its client.
                 Ok(Err(error)) if Deadline::now() + PAUSE < deadline => {

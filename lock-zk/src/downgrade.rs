@@ -5,6 +5,7 @@ use lock_core::{Error, Result};
 use zookeeper_client as zk;
 use zookeeper_client::{Client, CreateMode, MultiWriteError};
 
+use crate::commits::{Turn, Write};
 use crate::names::Place;
 use crate::queue::{entry, place};
 use crate::session::ZkSession;
@@ -55,7 +56,11 @@ impl ZkSession {
     /// Removes an entry, under the name that it has now.
     pub(crate) async fn remove(&self, client: &Client, entry: &Entry) -> Result<Dequeued, zk::Error> {
         // Node names are never used twice, so there is no later incarnation to spare.
-        match client.delete(&entry.key, None).await {
+        let deleted = match self.turn(|answer| Write::Leave(entry.key.clone(), answer)).await {
+            Turn::Answered(deleted) => deleted,
+            Turn::Alone(_under_way) => client.delete(&entry.key, None).await,
+        };
+        match deleted {
             Ok(()) => return Ok(Dequeued::Removed),
             Err(zk::Error::NoNode) => {}
             Err(error) => return Err(error),

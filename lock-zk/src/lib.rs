@@ -31,6 +31,7 @@
 //! ZooKeeper 3.5 or later. Servers must not grant session timeouts below two of their ticks; as shipped they do not.
 
 mod backend;
+mod commits;
 mod config;
 mod downgrade;
 mod error;

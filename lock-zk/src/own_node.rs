@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lock_core::{Error, Result};
 use tokio::sync::Mutex as AsyncMutex;
 use zookeeper_client as zk;
-use zookeeper_client::{Client, CreateMode, MultiWriteError};
+use zookeeper_client::{Client, CreateMode, MultiWriteError, MultiWriter};
 
 use crate::error::DirectoryGone;
 use crate::session::{DIRECTORY_TRIES, RENEW, ZkSession};
@@ -52,10 +52,6 @@ impl OwnNode {
     pub(crate) fn path(&self) -> Arc<str> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    pub(crate) fn data(&self) -> &[u8] {
-        &self.data
-    }
 }
 
 /// Tells the nodes of one session apart, later ones by greater numbers; `None` for another session's.
@@ -71,6 +67,11 @@ impl ZkSession {
     pub(crate) async fn register(&self) -> Result<()> {
         let client = self.client()?;
         self.create_own(&client, &self.own.path(), None).await
+    }
+
+    /// The part of a transaction without which no entry is created.
+    pub(crate) fn add_fence(&self, to: &mut MultiWriter<'_>, own: &str) -> Result<(), zk::Error> {
+        to.add_set_data(own, &self.own.data, None)
     }
 
     /// Makes sure that an enqueue which wrote the node `used` is not applied from now on.

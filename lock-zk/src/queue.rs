@@ -1,12 +1,14 @@
 //! Entries of a queue: how they are created, found again, and read.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use lock_core::backend::{Ahead, Enqueue, Enqueued, Entry, Kind, Placed, QueueEntry, Standing};
 use lock_core::{Error, Result};
 use zookeeper_client as zk;
-use zookeeper_client::{Client, CreateMode, MultiWriteError, MultiWriteResult, Stat};
+use zookeeper_client::{Client, CreateMode, MultiWriteError, MultiWriteResult, MultiWriter, Stat};
 
+use crate::commits::{Entered, Entering, Turn, UnderWay, Write, other_results};
 use crate::error::{DirectoryGone, NumbersUsedUp};
 use crate::names::{self, Place};
 use crate::session::{ADOPT, DIRECTORY_TRIES, ENQUEUE, LIST, ZkSession};
@@ -18,13 +20,13 @@ const NEAREST: usize = 8;
 const READS: usize = 64;
 
 impl ZkSession {
-    /// Notes that an enqueue which writes the node `own` was sent. It stays noted unless its answer comes.
-    fn unanswered(&self, id: &str, own: Arc<str>) {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), own);
+    /// By the id of each enqueue that was sent and has no answer, the own node that it writes.
+    pub(crate) fn unanswered(&self) -> MutexGuard<'_, HashMap<String, Arc<str>>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn settled(&self, id: &str) {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.unanswered().remove(id);
     }
 
     pub(crate) async fn put(&self, client: &Client, request: &Enqueue<'_>) -> Result<Enqueued> {
@@ -36,53 +38,39 @@ impl ZkSession {
                 Err(error) => return Err(self.classify(LIST, &directory, error)),
             }
         }
-        let prefix = format!("{directory}/{}", names::prefix(request.id, request.kind));
-        let options = CreateMode::EphemeralSequential.with_acls(self.settings.acls);
+        let mut entering = Entering {
+            id: request.id.to_owned(),
+            prefix: format!("{directory}/{}", names::prefix(request.id, request.kind)),
+            directory: directory.clone(),
+            value: request.value.to_vec(),
+            lists: false,
+        };
         for _ in 0..DIRECTORY_TRIES {
-            let own = self.own.path();
-            let mut create = client.new_multi_writer();
-            let added = create
-                .add_set_data(&own, self.own.data(), None)
-                .and_then(|()| create.add_create(&prefix, request.value, &options));
-            added.map_err(|error| self.classify(ENQUEUE, &directory, error))?;
-            // Both are given to the client here, in this order, before any answer. One server answers the list after the
-            // create, so the list has everybody whose entry was created before and lives. Where there is a view, or is going
-            // to be one because others enter at the same time, it would be read in vain.
-            let create = create.commit();
+            // Where there is a view, or is going to be one because others enter at the same time, a list would be read in
+            // vain.
             let listing = if self.views.find(&directory).is_none() { self.lists(&directory) } else { None };
-            let list = listing.as_ref().map(|_| client.get_children(&directory));
-            self.unanswered(request.id, own.clone());
-            let (created, listed) = tokio::join!(create, async { list?.await.ok() });
-            let error = match created {
-                Ok(results) => match <[_; 2]>::try_from(results) {
-                    Ok([MultiWriteResult::SetData { stat }, MultiWriteResult::Create { path, .. }]) => {
-                        self.settled(request.id);
-                        // Whoever joined or left since the create makes the list one of a later moment.
-                        let counts = |directory: &Stat| {
-                            directory.pzxid == stat.mzxid || !matches!(request.kind, Kind::Permits(_))
-                        };
-                        let length = match &listed {
-                            Some((children, _)) => children.len(),
-                            None => self.views.find(&directory).map_or(0, |view| view.len()),
-                        };
-                        let children = listed.and_then(|(children, stat)| counts(&stat).then_some(children));
-                        let placed = self.placed(client, path, stat.mzxid, children).await?;
-                        self.about_to_wait(client, &placed, length).await;
-                        return Ok(Enqueued::Placed(placed));
+            entering.lists = listing.is_some();
+            let gathered = |answer| Write::Enter(entering.clone(), answer);
+            let error = match self.turn(gathered).await {
+                Turn::Answered(Ok(entered)) => return self.entered(client, request, &directory, entered).await,
+                Turn::Answered(Err(error)) => error,
+                Turn::Alone(under_way) => {
+                    let own = self.own.path();
+                    match self.create(client, &entering, &own, under_way).await {
+                        Ok(entered) => return self.entered(client, request, &directory, entered).await,
+                        Err(MultiWriteError::OperationFailed { index: 0, source: zk::Error::NoNode }) => {
+                            self.settled(request.id);
+                            self.fence(client, &own).await?;
+                            continue;
+                        }
+                        Err(MultiWriteError::OperationFailed { index: 1, source: zk::Error::NoNode }) => {
+                            self.settled(request.id);
+                            self.make_directory(client, &directory).await?;
+                            continue;
+                        }
+                        Err(error) => error.into(),
                     }
-                    _ => zk::Error::UnexpectedError("results of another transaction".into()),
-                },
-                Err(MultiWriteError::OperationFailed { index: 0, source: zk::Error::NoNode }) => {
-                    self.settled(request.id);
-                    self.fence(client, &own).await?;
-                    continue;
                 }
-                Err(MultiWriteError::OperationFailed { index: 1, source: zk::Error::NoNode }) => {
-                    self.settled(request.id);
-                    self.make_directory(client, &directory).await?;
-                    continue;
-                }
-                Err(error) => error.into(),
             };
             let error = self.classify(ENQUEUE, &directory, error);
             if !matches!(error, Error::Unavailable { .. }) {
@@ -91,6 +79,62 @@ impl ZkSession {
             return Err(error);
         }
         Err(Error::unavailable(ENQUEUE, DirectoryGone(directory)))
+    }
+
+    /// The part of a transaction that creates an entry.
+    pub(crate) fn add_entry(&self, to: &mut MultiWriter<'_>, entering: &Entering) -> Result<(), zk::Error> {
+        to.add_create(&entering.prefix, &entering.value, &CreateMode::EphemeralSequential.with_acls(self.settings.acls))
+    }
+
+    /// Creates an entry by a transaction of its own.
+    async fn create(
+        &self,
+        client: &Client,
+        entering: &Entering,
+        own: &Arc<str>,
+        under_way: Option<UnderWay>,
+    ) -> Result<Entered, MultiWriteError> {
+        let mut create = client.new_multi_writer();
+        self.add_fence(&mut create, own)?;
+        self.add_entry(&mut create, entering)?;
+        // Both are given to the client here, in this order, before any answer. One server answers the list after the
+        // create, so the list has everybody whose entry was created before and lives.
+        let create = create.commit();
+        let list = entering.lists.then(|| client.get_children(&entering.directory));
+        self.unanswered().insert(entering.id.clone(), own.clone());
+        let create = async {
+            let created = create.await;
+            drop(under_way);
+            created
+        };
+        let (created, listed) = tokio::join!(create, async { list?.await.ok() });
+        match <[_; 2]>::try_from(created?) {
+            Ok([MultiWriteResult::SetData { stat }, MultiWriteResult::Create { path, .. }]) => {
+                Ok(Entered { path, zxid: stat.mzxid, listed })
+            }
+            _ => Err(other_results().into()),
+        }
+    }
+
+    async fn entered(
+        &self,
+        client: &Client,
+        request: &Enqueue<'_>,
+        directory: &str,
+        entered: Entered,
+    ) -> Result<Enqueued> {
+        let Entered { path, zxid, listed } = entered;
+        self.settled(request.id);
+        // Whoever joined or left since the create makes the list one of a later moment.
+        let counts = |directory: &Stat| directory.pzxid == zxid || !matches!(request.kind, Kind::Permits(_));
+        let length = match &listed {
+            Some((children, _)) => children.len(),
+            None => self.views.find(directory).map_or(0, |view| view.len()),
+        };
+        let children = listed.and_then(|(children, stat)| counts(&stat).then_some(children));
+        let placed = self.placed(client, path, zxid, children).await?;
+        self.about_to_wait(client, &placed, length).await;
+        Ok(Enqueued::Placed(placed))
     }
 
     async fn placed(&self, client: &Client, key: String, czxid: i64, children: Option<Vec<String>>) -> Result<Placed> {
@@ -111,7 +155,7 @@ impl ZkSession {
         let directory = self.path(request.queue.segment());
         // A create that waits in the client for a connection, or on this connection, comes before what is sent now. One on
         // a former connection may come at any time, hence the fence. What the list does not show then cannot come any more.
-        let used = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).get(request.id).cloned();
+        let used = self.unanswered().get(request.id).cloned();
         self.fence(client, &used.unwrap_or_else(|| self.own.path())).await?;
         let listed = client.list_children(&directory).await;
         let children = match listed {

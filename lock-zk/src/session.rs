@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use zookeeper_client as zk;
 use zookeeper_client::{Acls, Client, CreateMode};
 
+use crate::commits::Commits;
 use crate::downgrade::DOWNGRADE;
 use crate::error::{Closing, NoAnswer, Peer};
 use crate::names::Seat;
@@ -68,6 +69,8 @@ pub(crate) struct ZkSession {
     pub(crate) unanswered: Mutex<HashMap<String, Arc<str>>>,
     proofs: Proofs,
     enqueues: Semaphore,
+    pub(crate) commits: Commits,
+    pub(crate) me: Weak<Self>,
     closing: watch::Sender<bool>,
     closed: AtomicBool,
     /// Servers before 3.5.3 have no container nodes.
@@ -107,10 +110,10 @@ impl fmt::Debug for ZkSession {
 }
 
 impl ZkSession {
-    pub(crate) fn new(client: Client, settings: Settings, owner: &[u8], began: Instant) -> Self {
+    pub(crate) fn new(client: Client, settings: Settings, owner: &[u8], began: Instant) -> Arc<Self> {
         let (id, ttl) = (client.session_id(), client.session_timeout());
         let own = OwnNode::new(settings.path(own_node::DIRECTORY), &id.to_string(), owner);
-        Self {
+        Arc::new_cyclic(|me| Self {
             client: Mutex::new(Some(Arc::new(client))),
             id: id.to_string(),
             raw_id: id.0,
@@ -121,6 +124,8 @@ impl ZkSession {
             unanswered: Mutex::default(),
             proofs: Proofs::new(ttl, began),
             enqueues: Semaphore::new(ENQUEUES),
+            commits: Commits::default(),
+            me: me.clone(),
             closing: watch::Sender::new(false),
             closed: AtomicBool::new(false),
             no_containers: AtomicBool::new(false),
@@ -131,7 +136,7 @@ impl ZkSession {
             muted: watch::Sender::default(),
             waiting: Mutex::default(),
             listing: Mutex::default(),
-        }
+        })
     }
 
     pub(crate) fn waiting(&self) -> MutexGuard<'_, HashMap<String, Waiting<Seat>>> {

@@ -7,6 +7,7 @@ mod access;
 mod ambiguous;
 #[path = "../session/mod.rs"]
 mod both;
+mod commits;
 mod downgrade;
 mod guarded;
 mod queue;
