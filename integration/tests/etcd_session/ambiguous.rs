@@ -87,6 +87,11 @@ async fn arrive_late(etcd: &Etcd, settle: bool) -> Late {
         // The same attempt can be made again.
         let again = placed(attempt.enqueue(&session).await);
         assert_eq!(keys(&session, &queue).await, [again.entry.key]);
+    } else if !entries.is_empty() {
+        // Nobody else of the session has its key meanwhile.
+        let next = placed(Attempt::new(&queue).enqueue(&session).await);
+        let late = attempt.adopt(&session).await.expect("it was applied");
+        assert_eq!(keys(&session, &queue).await, [late.entry.key, next.entry.key]);
     }
     session.close().await.unwrap();
     match (begun, entries.is_empty()) {
