@@ -56,7 +56,7 @@ def all_peers(lock_bench):
         one_thread = ("--backend", scheme, "--threads", "1", "--shared-runtime")
         return [
             Peer("lock-bench", store, OURS, [lock_bench], version, ("--backend", scheme)),
-            Peer("lock-bench, one thread", store, OURS, [lock_bench], version, one_thread),
+            Peer("lock-bench (one thread)", store, OURS, [lock_bench], version, one_thread),
         ]
 
     def rust(program):
