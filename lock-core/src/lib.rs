@@ -32,6 +32,9 @@
 
 mod acquire;
 pub mod backend;
+#[cfg(feature = "conformance")]
+#[doc(hidden)]
+pub mod bench;
 mod changes;
 mod client;
 pub mod clock;
