@@ -1,12 +1,13 @@
 //! Whether those of a session who hold are in the store as they were seen, asked for all together: events have been lost before.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::oneshot;
 
 use crate::backend::Entry;
 use crate::error::Loss;
+use crate::health::Health;
 use crate::session::{Live, recheck};
 
 /// Entries in one call, which must be answered in time.
@@ -59,7 +60,7 @@ impl RollCall {
         let mut state = self.state();
         state.held.insert(entry.clone(), (version, sender));
         if !std::mem::replace(&mut state.served, true) {
-            live.runtime.spawn(serve(live.clone()));
+            live.runtime.spawn(serve(Arc::downgrade(live), live.health.clone()));
         }
         Present { roll_call: self, entry, changed }
     }
@@ -72,14 +73,15 @@ impl RollCall {
     }
 }
 
-/// Asks for them until nobody is left, or the session is lost.
-async fn serve(live: Arc<Live>) {
+/// Asks for them until nobody is left, or the session is lost. What waits to ask keeps no session open.
+async fn serve(live: Weak<Live>, health: Arc<Health>) {
     loop {
         tokio::select! {
             biased;
-            _ = live.health.lost() => return,
+            _ = health.lost() => return,
             () = recheck() => {}
         }
+        let Some(live) = live.upgrade() else { return };
         let held: Vec<_> = {
             let mut state = live.roll_call.state();
             state.served = !state.held.is_empty();
