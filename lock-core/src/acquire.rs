@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::backend::{Enqueue, Enqueued, Entry, Kind, Placed};
@@ -57,8 +57,9 @@ impl Request {
 #[derive(Debug)]
 pub(crate) struct Acquiring {
     answer: oneshot::Receiver<Result<Option<Guard>>>,
-    /// The entry, once there is one.
-    pub(crate) entry: watch::Receiver<Option<Entry>>,
+    /// Nobody has asked for the entry yet.
+    entered: Option<oneshot::Receiver<Entry>>,
+    entry: Option<Entry>,
 }
 
 type Reply = oneshot::Sender<Result<Option<Guard>>>;
@@ -66,7 +67,7 @@ type Reply = oneshot::Sender<Result<Option<Guard>>>;
 impl Acquiring {
     pub(crate) fn start(client: &Client, request: Request, patience: Patience) -> Self {
         let (reply, answer) = oneshot::channel();
-        let (entered, entry) = watch::channel(None);
+        let (enters, entered) = oneshot::channel();
         let deadline = match patience {
             Patience::For(after) => Some(client.clock().now() + after),
             Patience::Try | Patience::Forever => None,
@@ -77,12 +78,20 @@ impl Acquiring {
             id: format!("{:032x}", fastrand::u128(..)),
             patience,
             deadline,
-            entered,
             withdrawn: AtomicBool::new(false),
             begun: lock_delay::Begun::default(),
         };
-        run(client.runtime(), attempt.run(reply));
-        Self { answer, entry }
+        run(client.runtime(), attempt.run(reply, enters));
+        Self { answer, entered: Some(entered), entry: None }
+    }
+
+    /// The entry, when there is one; `None` when there will be none.
+    pub(crate) async fn entry(&mut self) -> Option<&Entry> {
+        if let Some(entered) = &mut self.entered {
+            self.entry = entered.await.ok();
+            self.entered = None;
+        }
+        self.entry.as_ref()
     }
 
     /// The guard; `None` when it was not to be had in time.
@@ -110,7 +119,6 @@ pub(crate) struct Attempt {
     id: String,
     pub(crate) patience: Patience,
     deadline: Option<Instant>,
-    entered: watch::Sender<Option<Entry>>,
     /// The caller is not interested any more: do not enter again.
     withdrawn: AtomicBool,
     pub(crate) begun: lock_delay::Begun,
@@ -123,7 +131,7 @@ enum Interruption {
 }
 
 impl Attempt {
-    async fn run(self, mut reply: Reply) {
+    async fn run(self, mut reply: Reply, enters: oneshot::Sender<Entry>) {
         let mut pause = None;
         let (live, placed) = loop {
             let opening = async {
@@ -169,7 +177,7 @@ impl Attempt {
         };
         live.counters.enqueued.add_one();
         live.locals.enter(&placed.entry, self.request.kind);
-        self.entered.send_replace(Some(placed.entry.clone()));
+        let _ = enters.send(placed.entry.clone());
 
         // It may be about to be granted when the session is closed.
         let in_order = self.request.delay.map(|_| live.leaving());

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
 use crate::acquire::Request;
@@ -17,6 +17,7 @@ use crate::lock_delay;
 use crate::name::Name;
 use crate::revocation;
 use crate::session::{self, Live};
+use crate::signal::Signal;
 use crate::state::{State, StateWatch, state};
 use crate::unwatched;
 
@@ -58,7 +59,6 @@ pub struct Guard {
     lock: Name,
     token: u64,
     live: Arc<Live>,
-    entry: Entry,
     own: Arc<Own>,
     /// No watch on the entry has been opened yet.
     unwatched: Option<unwatched::Key>,
@@ -68,20 +68,40 @@ pub struct Guard {
 
 /// What becomes known about one entry.
 #[derive(Debug)]
-struct Own {
-    loss: watch::Sender<Option<Loss>>,
-    revoked: watch::Sender<bool>,
+pub(crate) struct Own {
+    entry: Entry,
+    loss: OnceLock<Loss>,
+    told: Notify,
+    revoked: Signal<bool>,
     watcher: OnceLock<AbortHandle>,
 }
 
 impl Own {
+    fn new(entry: Entry) -> Self {
+        let (loss, watcher) = (OnceLock::new(), OnceLock::new());
+        Self { entry, loss, told: Notify::new(), revoked: Signal::new(false), watcher }
+    }
+
+    pub(crate) fn loss(&self) -> Option<Loss> {
+        self.loss.get().copied()
+    }
+
     /// Returns whether it was held until now. The first reason given stands.
     fn lose(&self, loss: Loss) -> bool {
-        self.loss.send_if_modified(|known| {
-            let held = known.is_none();
-            known.get_or_insert(loss);
-            held
-        })
+        let held = self.loss.set(loss).is_ok();
+        if held {
+            self.told.notify_waiters();
+        }
+        held
+    }
+
+    /// Resolves when it is lost.
+    pub(crate) async fn lost(&self) {
+        // From here on no loss is missed.
+        let told = self.told.notified();
+        if self.loss().is_none() {
+            told.await;
+        }
     }
 }
 
@@ -131,15 +151,11 @@ impl Guard {
         watched: Option<Watch>,
         patience: Duration,
     ) -> Self {
-        let own = Arc::new(Own {
-            loss: watch::Sender::new(None),
-            revoked: watch::Sender::new(false),
-            watcher: OnceLock::new(),
-        });
+        let own = Arc::new(Own::new(placed.entry));
         let start = {
-            let (live, entry, own) = (live.clone(), placed.entry.clone(), own.clone());
+            let (live, own) = (live.clone(), own.clone());
             move || {
-                let watcher = live.runtime.clone().spawn(watch_own(live, entry, watched, own.clone()));
+                let watcher = live.runtime.clone().spawn(watch_own(live, watched, own.clone()));
                 let _ = own.watcher.set(watcher.abort_handle());
             }
         };
@@ -149,7 +165,7 @@ impl Guard {
         } else {
             Some(live.unwatched.add(&live.runtime, tokio::time::Instant::now() + patience, start))
         };
-        Self { lock, token: placed.token, live, entry: placed.entry, own, unwatched, delays }
+        Self { lock, token: placed.token, live, own, unwatched, delays }
     }
 
     /// Turns a write lock into a read lock in its place. To be run to its end.
@@ -158,25 +174,25 @@ impl Guard {
         // Where the entry gets another name, the removal of the old one is no loss.
         self.stop_watching();
         let live = self.live.clone();
-        let turned = live.retry(|| live.session.downgrade(&self.entry)).await;
+        let turned = live.retry(|| live.session.downgrade(self.entry())).await;
         match turned {
             Ok(Some(entry)) => {
-                self.own.loss.send_replace(Some(Loss::Released));
-                if entry != self.entry {
-                    live.locals.forget(&self.entry);
+                self.own.lose(Loss::Released);
+                if entry != *self.entry() {
+                    live.locals.forget(self.entry());
                 }
                 let placed = Placed { entry, token: self.token, ahead: None };
                 Ok(Self::watched(self.lock.clone(), self.delays, live, placed, None, Duration::ZERO))
             }
             Ok(None) => {
-                self.own.loss.send_replace(Some(Loss::EntryRemoved));
-                live.locals.forget(&self.entry);
+                self.own.lose(Loss::EntryRemoved);
+                live.locals.forget(self.entry());
                 Err(self.lost_error(Loss::EntryRemoved))
             }
             Err(error) => {
                 // Which of its two names the entry has is not known, so that only the end of the session removes it.
                 if live.health.check().is_ok() {
-                    tracing::error!(entry = self.entry.key, %error, "an entry cannot be downgraded, ending its session");
+                    tracing::error!(entry = self.entry().key, %error, "an entry cannot be downgraded, ending its session");
                     live.health.lose(Loss::Stuck);
                 }
                 self.check()?;
@@ -235,8 +251,7 @@ impl Guard {
     /// # Ok(()) }
     /// ```
     pub fn check(&self) -> Result<()> {
-        let own = *self.own.loss.borrow();
-        let loss = own.or_else(|| self.live.health.check().err());
+        let loss = self.own.loss().or_else(|| self.live.health.check().err());
         loss.map_or(Ok(()), |loss| Err(self.lost_error(loss)))
     }
 
@@ -257,7 +272,7 @@ impl Guard {
     /// # Ok(()) }
     /// ```
     pub fn valid_until(&self) -> Option<Instant> {
-        if self.own.loss.borrow().is_some() {
+        if self.own.loss().is_some() {
             return None;
         }
         self.live.health.check().ok()
@@ -296,7 +311,7 @@ impl Guard {
     /// # Ok(()) }
     /// ```
     pub fn state(&self) -> State {
-        state(*self.own.loss.borrow(), &self.live.health)
+        state(self.own.loss(), &self.live.health)
     }
 
     /// A view of the state that can be kept apart from the guard and waited on.
@@ -313,7 +328,7 @@ impl Guard {
     /// # Ok(()) }
     /// ```
     pub fn watch(&self) -> StateWatch {
-        StateWatch::new(self.own.loss.subscribe(), self.live.health.clone())
+        StateWatch::new(self.own.clone(), self.live.health.clone())
     }
 
     /// Resolves when the lock is lost.
@@ -360,9 +375,7 @@ impl Guard {
     /// # Ok(()) }
     /// ```
     pub async fn revoked(&self) {
-        let mut revoked = self.own.revoked.subscribe();
-        // The sender lives as long as `self`.
-        let _ = revoked.wait_for(|revoked| *revoked).await;
+        self.own.revoked.wait_for(|revoked| *revoked).await;
     }
 
     /// Whether somebody has asked this holder to let go.
@@ -380,7 +393,7 @@ impl Guard {
     /// # Ok(()) }
     /// ```
     pub fn is_revoked(&self) -> bool {
-        *self.own.revoked.borrow()
+        self.own.revoked.value()
     }
 
     /// The entry in the store that proves it. For backends' crates and tools.
@@ -395,7 +408,7 @@ impl Guard {
     /// # Ok(()) }
     /// ```
     pub fn entry(&self) -> &Entry {
-        &self.entry
+        &self.own.entry
     }
 
     /// The session that owns the entry. For backends' crates and tools.
@@ -423,7 +436,7 @@ impl Guard {
     /// Replaces the value that the entry shows, while the lock is held. A request to let go stays in it.
     pub(crate) async fn show(&self, value: &[u8]) -> Result<()> {
         self.check()?;
-        let shown = self.live.rewrite(&self.entry, |old| {
+        let shown = self.live.rewrite(self.entry(), |old| {
             let new = revocation::keep(old, value);
             (self.check().is_ok() && new != old).then_some(new)
         });
@@ -439,7 +452,7 @@ impl Guard {
         if self.live.health.check().is_ok() {
             self.live.renew_now();
             self.own.lose(Loss::EntryRemoved);
-            self.live.locals.forget(&self.entry);
+            self.live.locals.forget(self.entry());
         }
         self.check().err().unwrap_or_else(|| self.lost_error(Loss::EntryRemoved))
     }
@@ -545,7 +558,7 @@ impl Guard {
     /// been removed by this. To be run to its end.
     pub(crate) async fn take_back(self) -> Result<Dequeued> {
         self.end();
-        let (live, entry) = (&self.live, &self.entry);
+        let (live, entry) = (&self.live, self.entry());
         let asking = live.retry(|| live.session.dequeue(entry));
         if let Ok(Ok(dequeued)) = tokio::time::timeout(live.session.ttl(), asking).await {
             live.counters.dequeued.add_one();
@@ -559,13 +572,13 @@ impl Guard {
 
     /// Removes the entry, in order.
     fn leave(&self) -> impl Future<Output = session::Removal> + Send + use<> {
-        let (live, entry) = (self.live.clone(), self.entry.clone());
+        let (live, own) = (self.live.clone(), self.own.clone());
         let delayed = self.delays.then(|| (self.lock.clone(), self.token, live.leaving()));
         async move {
             if let Some((lock, token, _in_order)) = &delayed {
                 lock_delay::forget(&live, lock, *token).await;
             }
-            live.remove(&entry).await
+            live.remove(&own.entry).await
         }
     }
 
@@ -608,32 +621,33 @@ impl Drop for Guard {
 
 /// Watches the holder's own entry, so that an operator who removes it is noticed within a second, and one who asks for it
 /// is heard.
-async fn watch_own(live: Arc<Live>, entry: Entry, mut watched: Option<Watch>, own: Arc<Own>) {
-    if own.loss.borrow().is_some() {
+async fn watch_own(live: Arc<Live>, mut watched: Option<Watch>, own: Arc<Own>) {
+    let entry = &own.entry;
+    if own.loss().is_some() {
         // It was given up in the moment in which this began.
         return;
     }
     loop {
         let watch = match watched.take() {
             Some(watch) => Some(watch),
-            None => match live.retry(|| live.session.watch(&entry)).await {
+            None => match live.retry(|| live.session.watch(entry)).await {
                 Ok(Watched::Present(watch)) => Some(watch),
                 Ok(Watched::Gone) => None,
-                Err(error) => return unwatchable(&live, &entry, &error),
+                Err(error) => return unwatchable(&live, entry, &error),
             },
         };
         let Some(watch) = watch else { break };
         // With the watch in force, so that nothing written since is missed.
-        let content = match live.retry(|| live.session.read(&entry)).await {
+        let content = match live.retry(|| live.session.read(entry)).await {
             Ok(Some(content)) => content,
             Ok(None) => break,
-            Err(error) => return unwatchable(&live, &entry, &error),
+            Err(error) => return unwatchable(&live, entry, &error),
         };
-        own.revoked.send_if_modified(|revoked| {
+        own.revoked.set_if(|revoked| {
             let asked = revocation::is_asked(&content.value);
             std::mem::replace(revoked, asked) != asked
         });
-        let mut present = live.roll_call.join(&live, &entry, content.version);
+        let mut present = live.roll_call.join(&live, entry, content.version);
         let change = tokio::select! {
             biased;
             _ = live.health.lost() => return,
@@ -648,7 +662,7 @@ async fn watch_own(live: Arc<Live>, entry: Entry, mut watched: Option<Watch>, ow
     if live.health.check().is_ok() {
         live.renew_now();
         own.lose(Loss::EntryRemoved);
-        live.locals.forget(&entry);
+        live.locals.forget(entry);
     }
 }
 

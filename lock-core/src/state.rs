@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use crate::error::Loss;
+use crate::guard::Own;
 use crate::health::Health;
 
 /// Whether a lock is still held.
@@ -48,14 +47,14 @@ pub enum State {
 /// ```
 #[derive(Clone, Debug)]
 pub struct StateWatch {
-    own: watch::Receiver<Option<Loss>>,
+    own: Arc<Own>,
     health: Arc<Health>,
     /// The session's state that is known.
     seen: u64,
 }
 
 impl StateWatch {
-    pub(crate) fn new(own: watch::Receiver<Option<Loss>>, health: Arc<Health>) -> Self {
+    pub(crate) fn new(own: Arc<Own>, health: Arc<Health>) -> Self {
         let seen = health.told().version();
         Self { own, health, seen }
     }
@@ -75,7 +74,7 @@ impl StateWatch {
     /// # Ok(()) }
     /// ```
     pub fn state(&self) -> State {
-        state(*self.own.borrow(), &self.health)
+        state(self.own.loss(), &self.health)
     }
 
     /// Resolves with the new state when it has changed since this watch was made or last asked; at once when it is lost.
@@ -102,7 +101,7 @@ impl StateWatch {
         if !matches!(self.state(), State::Lost(_)) {
             tokio::select! {
                 biased;
-                _ = self.own.changed() => {}
+                () = self.own.lost() => {}
                 seen = self.health.told().changed(self.seen) => self.seen = seen,
             }
         }

@@ -43,47 +43,50 @@ async fn request<T: Send + 'static>(
     let fault = link.next_fault(op);
     let way = link.latency();
     let on_the_way = match fault {
-        Some(Fault::DropRequest) => {
-            tokio::time::sleep(way).await;
-            return Err(lost(name));
-        }
-        Some(Fault::Refuse) => {
-            tokio::time::sleep(way).await;
-            return Err(Error::refused(name, Told));
-        }
         Some(Fault::Delay(longer) | Fault::Late(longer)) => way + longer,
         _ => way,
     };
-    let (reply, replied) = oneshot::channel();
-    let carry = {
-        let (store, link) = (store.clone(), link.clone());
-        async move {
-            if !on_the_way.is_zero() {
-                tokio::time::sleep(on_the_way).await;
+    // What takes time is boxed: it is rare, and would make every request large.
+    let answer = match fault {
+        Some(Fault::DropRequest | Fault::Refuse) => {
+            Box::pin(tokio::time::sleep(way)).await;
+            let refused = fault == Some(Fault::Refuse);
+            return Err(if refused { Error::refused(name, Told) } else { lost(name) });
+        }
+        _ if on_the_way.is_zero() && !link.is_held() => Some(apply(&mut store.lock(), fault)),
+        _ => {
+            let replied = carry(store.clone(), link.clone(), (on_the_way, way), move |state| apply(state, fault));
+            if let Some(Fault::Late(_)) = fault {
+                return Err(lost(name));
             }
-            link.open().await;
-            let answer = apply(&mut store.lock(), fault);
-            if !way.is_zero() {
-                tokio::time::sleep(way).await;
-            }
-            link.open().await;
-            let _ = reply.send(answer);
+            Box::pin(tokio::time::timeout(patience, replied)).await.ok().and_then(|answer| answer.ok())
         }
     };
-    if on_the_way.is_zero() && !link.is_held() {
-        carry.await;
-    } else {
-        tokio::spawn(carry);
-    }
-    if let Some(Fault::Late(_)) = fault {
-        return Err(lost(name));
-    }
-    let answer = tokio::time::timeout(patience, replied).await;
-    match (answer, fault) {
-        (Ok(Ok(_)), Some(Fault::DropReply)) => Err(lost(name)),
-        (Ok(Ok(answer)), _) => Ok(answer),
-        _ => Err(lost(name)),
-    }
+    let dropped = matches!(fault, Some(Fault::DropReply | Fault::Late(_)));
+    answer.filter(|_| !dropped).ok_or_else(|| lost(name))
+}
+
+/// Takes a request to the store and its answer back, which takes this long on each way.
+fn carry<T: Send + 'static>(
+    store: Arc<Store>,
+    link: Link,
+    (there, back): (Duration, Duration),
+    apply: impl FnOnce(&mut State) -> T + Send + 'static,
+) -> oneshot::Receiver<T> {
+    let (reply, replied) = oneshot::channel();
+    tokio::spawn(async move {
+        if !there.is_zero() {
+            tokio::time::sleep(there).await;
+        }
+        link.open().await;
+        let answer = apply(&mut store.lock());
+        if !back.is_zero() {
+            tokio::time::sleep(back).await;
+        }
+        link.open().await;
+        let _ = reply.send(answer);
+    });
+    replied
 }
 
 impl MemorySession {

@@ -144,17 +144,19 @@ impl State {
         let queue = queue_of(mine);
         let entries = self.queues.get(queue)?;
         entries.get(&mine.incarnation)?;
-        let mut before: BTreeMap<u64, Standing> =
-            entries.range(..mine.incarnation).map(|(o, e)| (*o, standing(queue, *o, e))).collect();
+        let mut before: Vec<(u64, &Stored)> =
+            entries.range(..mine.incarnation).rev().take(limit.saturating_add(1)).map(|(o, e)| (*o, e)).collect();
         if let Some((of, order, ghost)) = &self.ghost
             && stale
             && of == queue
             && *order < mine.incarnation
         {
-            before.insert(*order, standing(queue, *order, ghost));
+            let at = before.partition_point(|(other, _)| other > order);
+            before.insert(at, (*order, ghost));
         }
         let more = before.len() > limit;
-        Some(Ahead { nearest: before.into_values().rev().take(limit).collect(), more })
+        let nearest = before.into_iter().take(limit).map(|(order, stored)| standing(queue, order, stored));
+        Some(Ahead { nearest: nearest.collect(), more })
     }
 
     /// Registers a watch; `None` when the entry is gone.
@@ -262,6 +264,9 @@ impl State {
     }
 
     fn tell(&mut self, key: &str, change: Change) {
+        if self.watches.is_empty() {
+            return;
+        }
         for watch in self.watches.remove(key).unwrap_or_default() {
             let _ = watch.send(change);
         }

@@ -170,10 +170,8 @@ impl<G> Acquire<G> {
     /// The entry, once there is one, and its queue; `None` when the attempt has ended without, and its answer says why.
     async fn entered(&mut self) -> Result<Option<(Entry, Name)>> {
         self.start()?;
-        let Some((acquiring, request)) = &self.acquiring else { return Ok(None) };
-        let (mut entered, name) = (acquiring.entry.clone(), request.queue.clone());
-        let entry = entered.wait_for(Option::is_some).await.ok().and_then(|entry| entry.clone());
-        Ok(entry.map(|entry| (entry, name)))
+        let Some((acquiring, request)) = &mut self.acquiring else { return Ok(None) };
+        Ok(acquiring.entry().await.map(|entry| (entry.clone(), request.queue.clone())))
     }
 
     fn start(&mut self) -> Result<()> {
@@ -205,5 +203,28 @@ impl<G> Future for Acquire<G> {
 impl<G> fmt::Debug for Acquire<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acquire").field("acquiring", &self.acquiring).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::client::Client;
+    use crate::error::Error;
+    use crate::memory::{Fault, Memory, Op};
+
+    #[tokio::test]
+    async fn a_place_can_be_asked_for_again() {
+        let store = Memory::new();
+        let mutex = Client::connect(store.clone()).await.unwrap().mutex("l").unwrap();
+        let mut first = mutex.lock();
+        for _ in 0..2 {
+            assert!(first.position().await.unwrap().is_some());
+        }
+        store.link().plan(Op::Enqueue, Fault::Refuse);
+        let mut refused = mutex.lock();
+        for _ in 0..2 {
+            assert_eq!(refused.position().await.unwrap(), None, "there will be none");
+        }
+        assert!(matches!(refused.await, Err(Error::Refused { .. })));
     }
 }
