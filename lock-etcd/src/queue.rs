@@ -42,6 +42,7 @@ impl EtcdSession {
     pub(crate) fn is_gone(&self, entry: &Entry) {
         if let Some(prefix) = keys::queue_of(entry.key.as_bytes()) {
             self.slots.left(prefix, entry.incarnation);
+            self.entered().remove(&entry.key);
         }
     }
 
@@ -70,6 +71,9 @@ impl EtcdSession {
             match self.commits.enter(&prefix, &key, enter).await {
                 Ok(Some(entered)) => {
                     self.views.entered(&prefix, usize::try_from(entered.keys).unwrap_or_default());
+                    if entered.keys > 1 {
+                        self.entered().insert(key.clone(), self.views.wait(&prefix, &key));
+                    }
                     let entry = Entry { key, incarnation: u64::try_from(entered.revision).unwrap_or_default() };
                     let ahead = (entered.keys == 1).then(Ahead::default);
                     return Ok(Enqueued::Placed(Placed { token: entry.incarnation, entry, ahead }));

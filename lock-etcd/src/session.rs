@@ -1,15 +1,16 @@
 //! An etcd lease, and the keys that hang on it, as a [`Session`].
 
+use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Error as EtcdError, GetOptions, GetResponse, PutOptions, Txn, TxnResponse};
 use lock_core::backend::{
-    Ahead, Change, Content, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Stir, Views, Watched,
-    Written,
+    Ahead, Change, Content, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Stir, Views, Waiting,
+    Watched, Written,
 };
 use lock_core::{Error, Name, Result};
 use tokio::sync::Mutex;
@@ -47,6 +48,8 @@ pub(crate) struct EtcdSession {
     pub(crate) slots: Arc<Slots>,
     pub(crate) watches: Watches,
     pub(crate) views: Arc<Views<i64>>,
+    /// Entries behind others that watch nothing yet: who looks first should know that they wait, too.
+    entered: StdMutex<HashMap<String, Waiting<i64>>>,
 }
 
 impl EtcdSession {
@@ -62,9 +65,14 @@ impl EtcdSession {
             slots: Arc::default(),
             watches: Watches::new(endpoints.clone()),
             views: Arc::default(),
+            entered: StdMutex::default(),
             endpoints,
             key,
         }
+    }
+
+    pub(crate) fn entered(&self) -> MutexGuard<'_, HashMap<String, Waiting<i64>>> {
+        self.entered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn namespace(&self) -> &str {
@@ -167,6 +175,7 @@ impl Session for EtcdSession {
             return self.bounded(WATCH, self.watch_record(key)).await;
         }
         let waiting = self.waiting(&key);
+        self.entered().remove(&entry.key);
         let watched = match self.viewed_watch(entry) {
             Some(watched) => watched,
             None => self.bounded(WATCH, self.watch_entry(key.clone(), created)).await?,
