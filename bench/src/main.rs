@@ -149,7 +149,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         Workload::Hold => {
             let guard = setup.mutex(&client)?.lock().await?;
             say("HELD")?;
-            phase::until_stdin_ends()?;
+            phase::until_stdin_ends().await?;
             guard.release().await;
         }
         Workload::Wait => {
@@ -164,7 +164,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
                 guards.push(client.mutex(setup.name(lock))?.lock().await?);
             }
             say("HELD")?;
-            phase::until_stdin_ends()?;
+            phase::until_stdin_ends().await?;
         }
     }
     client.close().await;

@@ -19,8 +19,9 @@ pub(crate) fn mark(name: &str) -> io::Result<()> {
     Ok(())
 }
 
-pub(crate) fn until_stdin_ends() -> io::Result<()> {
-    io::copy(&mut io::stdin().lock(), &mut io::sink()).map(|_| ())
+/// On a thread of its own: those of the runtime may have sessions to renew.
+pub(crate) async fn until_stdin_ends() -> io::Result<()> {
+    tokio::task::spawn_blocking(|| io::copy(&mut io::stdin().lock(), &mut io::sink()).map(|_| ())).await?
 }
 
 /// A moment in nanoseconds since 1970, by which the passes of several processes are put together.
