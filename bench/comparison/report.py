@@ -155,7 +155,7 @@ def table_of(group):
         cells = [f"**{row.peer}**" if row.kind == peers.OURS else row.peer, runs]
         values = row.values(table.main.key)
         if not values:
-            cells += ["failed: " + row.errors[-1].replace("|", "/"), *[""] * (len(heads) - 3)]
+            cells += ["failed: " + row.errors[-1].replace("|", "/")[:90], *[""] * (len(heads) - 3)]
             lines.append("| " + " | ".join(cells) + " |")
             continue
         median, smallest, largest = numbers.summary(values)
