@@ -29,27 +29,31 @@ impl EtcdSession {
     }
 
     /// Remembers what became of a request to enter, where that is known.
-    pub(crate) fn note(&self, request: &Enqueue<'_>, entered: &Result<Enqueued>) {
-        let prefix = keys::queue_prefix(self.namespace(), request.queue);
+    pub(crate) fn note(&self, prefix: &str, id: &str, entered: Result<Option<&Placed>, &Error>) {
         match entered {
-            Ok(Enqueued::Placed(placed)) => self.slots.entered(&prefix, request.id, placed.entry.incarnation),
+            Ok(Some(placed)) => {
+                self.slots.entered(prefix, id, placed.entry.incarnation);
+                // Said before it looks, so that who looks first knows that the others wait, too.
+                if placed.ahead.is_none() {
+                    self.views.waits(prefix, &placed.entry);
+                }
+            }
             Err(Error::Unavailable { .. }) => {}
-            Ok(Enqueued::Busy) | Err(_) => self.slots.refused(&prefix, request.id),
+            Ok(None) | Err(_) => self.slots.refused(prefix, id),
         }
     }
 
     /// An entry is not in its queue any more.
     pub(crate) fn is_gone(&self, entry: &Entry) {
         if let Some(prefix) = keys::queue_of(entry.key.as_bytes()) {
+            self.views.left(prefix, entry);
             self.slots.left(prefix, entry.incarnation);
-            self.entered().remove(&entry.key);
         }
     }
 
     /// Puts an entry, unless the fence has moved, and again when it has.
-    pub(crate) async fn enter(&self, request: &Enqueue<'_>) -> Result<Enqueued> {
-        let prefix = keys::queue_prefix(self.namespace(), request.queue);
-        let mut key = self.key_of(&prefix, request);
+    pub(crate) async fn enter(&self, prefix: &str, request: &Enqueue<'_>) -> Result<Enqueued> {
+        let mut key = self.key_of(prefix, request);
         let value =
             if request.kind == Kind::Write { stored(request.kind, request.value) } else { request.value.to_vec() };
         let keys_only = || Some(GetOptions::new().with_keys_only());
@@ -61,19 +65,16 @@ impl EtcdSession {
                 Compare::mod_revision(self.key.as_str(), CompareOp::Equal, fence),
             ];
             if only_if_free {
-                when.push(Compare::create_revision(prefix.as_str(), CompareOp::Equal, 0).with_prefix());
+                when.push(Compare::create_revision(prefix, CompareOp::Equal, 0).with_prefix());
             }
             let enter = Txn::new().when(when).and_then([
                 TxnOp::put(key.as_str(), value.as_slice(), Some(self.put_with_lease())),
                 // A count costs the server nothing; a sorted range would make it read the whole queue.
-                TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix().with_count_only())),
+                TxnOp::get(prefix, Some(GetOptions::new().with_prefix().with_count_only())),
             ]);
-            match self.commits.enter(&prefix, &key, enter).await {
+            match self.commits.enter(prefix, &key, enter).await {
                 Ok(Some(entered)) => {
-                    self.views.entered(&prefix, usize::try_from(entered.keys).unwrap_or_default());
-                    if entered.keys > 1 {
-                        self.entered().insert(key.clone(), self.views.wait(&prefix, &key));
-                    }
+                    self.views.entered(prefix, usize::try_from(entered.keys).unwrap_or_default());
                     let entry = Entry { key, incarnation: u64::try_from(entered.revision).unwrap_or_default() };
                     let ahead = (entered.keys == 1).then(Ahead::default);
                     return Ok(Enqueued::Placed(Placed { token: entry.incarnation, entry, ahead }));
@@ -98,14 +99,14 @@ impl EtcdSession {
                 (Some(_), Some(own)) if own.lease() == self.lease => return Ok(Enqueued::Placed(placed(own))),
                 (Some(_), Some(_)) => {
                     tracing::warn!(key, "another client has put a key of this session, which takes another one");
-                    self.slots.foreign(&prefix, request.id);
-                    key = self.key_of(&prefix, request);
+                    self.slots.foreign(prefix, request.id);
+                    key = self.key_of(prefix, request);
                 }
                 (Some(session), None) if session.mod_revision() > fence => {
                     self.fence.fetch_max(session.mod_revision(), Ordering::AcqRel);
                 }
                 (Some(_), None) if only_if_free => {
-                    if !self.is_free(&prefix).await? {
+                    if !self.is_free(prefix).await? {
                         return Ok(Enqueued::Busy);
                     }
                     only_if_free = false;
@@ -133,8 +134,8 @@ impl EtcdSession {
     }
 
     /// Moves the fence, behind which a lost request to enter can never be applied, and looks for its entry.
-    pub(crate) async fn settle(&self, request: &Enqueue<'_>) -> Result<Option<Placed>> {
-        let key = self.key_of(&keys::queue_prefix(self.namespace(), request.queue), request);
+    pub(crate) async fn settle(&self, prefix: &str, request: &Enqueue<'_>) -> Result<Option<Placed>> {
+        let key = self.key_of(prefix, request);
         let keys_only = || Some(GetOptions::new().with_keys_only());
         let fence =
             Txn::new().when([Compare::create_revision(self.key.as_str(), CompareOp::Equal, self.created)]).and_then([

@@ -1,16 +1,15 @@
 //! An etcd lease, and the keys that hang on it, as a [`Session`].
 
-use std::collections::HashMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Error as EtcdError, GetOptions, GetResponse, PutOptions, Txn, TxnResponse};
 use lock_core::backend::{
-    Ahead, Change, Content, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Stir, Views, Waiting,
-    Watched, Written,
+    Ahead, Change, Content, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Stir, Views, Watched,
+    Written,
 };
 use lock_core::{Error, Name, Result};
 use tokio::sync::Mutex;
@@ -48,8 +47,6 @@ pub(crate) struct EtcdSession {
     pub(crate) slots: Arc<Slots>,
     pub(crate) watches: Watches,
     pub(crate) views: Arc<Views<i64>>,
-    /// Entries behind others that watch nothing yet: who looks first should know that they wait, too.
-    entered: StdMutex<HashMap<String, Waiting<i64>>>,
 }
 
 impl EtcdSession {
@@ -65,14 +62,9 @@ impl EtcdSession {
             slots: Arc::default(),
             watches: Watches::new(endpoints.clone()),
             views: Arc::default(),
-            entered: StdMutex::default(),
             endpoints,
             key,
         }
-    }
-
-    pub(crate) fn entered(&self) -> MutexGuard<'_, HashMap<String, Waiting<i64>>> {
-        self.entered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn namespace(&self) -> &str {
@@ -147,15 +139,20 @@ impl Session for EtcdSession {
     }
 
     async fn enqueue(&self, request: &Enqueue<'_>) -> Result<Enqueued> {
-        let entered = self.bounded(ENTER, self.enter(request)).await;
-        self.note(request, &entered);
+        let prefix = keys::queue_prefix(self.namespace(), request.queue);
+        let entered = self.bounded(ENTER, self.enter(&prefix, request)).await;
+        let placed = entered.as_ref().map(|entered| match entered {
+            Enqueued::Placed(placed) => Some(placed),
+            Enqueued::Busy => None,
+        });
+        self.note(&prefix, request.id, placed);
         entered
     }
 
     async fn adopt(&self, request: &Enqueue<'_>) -> Result<Option<Placed>> {
-        let found = self.bounded(SETTLE, self.settle(request)).await;
-        let entered = found.clone().map(|found| found.map_or(Enqueued::Busy, Enqueued::Placed));
-        self.note(request, &entered);
+        let prefix = keys::queue_prefix(self.namespace(), request.queue);
+        let found = self.bounded(SETTLE, self.settle(&prefix, request)).await;
+        self.note(&prefix, request.id, found.as_ref().map(Option::as_ref));
         found
     }
 
@@ -174,8 +171,6 @@ impl Session for EtcdSession {
         if self.is_record(entry) {
             return self.bounded(WATCH, self.watch_record(key)).await;
         }
-        let waiting = self.waiting(&key);
-        self.entered().remove(&entry.key);
         let watched = match self.viewed_watch(entry) {
             Some(watched) => watched,
             None => self.bounded(WATCH, self.watch_entry(key.clone(), created)).await?,
@@ -186,11 +181,11 @@ impl Session for EtcdSession {
         };
         let (views, slots, entry) = (self.views.clone(), self.slots.clone(), entry.clone());
         Ok(Watched::Present(Box::pin(async move {
-            let _waiting = waiting;
             let change = watch.await;
             if change == Change::Removed
                 && let Some(queue) = keys::queue_of(&key)
             {
+                views.left(queue, &entry);
                 views.catch_up(queue, &created, &entry).await;
                 slots.left(queue, entry.incarnation);
             }
@@ -223,7 +218,11 @@ impl Session for EtcdSession {
     }
 
     async fn read(&self, entry: &Entry) -> Result<Option<Content>> {
-        self.bounded(READ, self.read_value(entry)).await
+        let read = self.bounded(READ, self.read_value(entry)).await?;
+        if read.is_none() {
+            self.is_gone(entry);
+        }
+        Ok(read)
     }
 
     async fn changed(&self, seen: &[(Entry, u64)]) -> Result<Vec<Entry>> {

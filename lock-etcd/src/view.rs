@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use etcd_client::{GetOptions, KeyValue, ResponseHeader};
-use lock_core::backend::{Ahead, Entry, Feed, Kind, Standing, View, Waiting, Watched};
+use lock_core::backend::{Ahead, Entry, Feed, Kind, Standing, View, Watched};
 
 use crate::error::Failure;
 use crate::keys;
@@ -119,12 +119,6 @@ impl EtcdSession {
     pub(crate) fn viewed_watch(&self, entry: &Entry) -> Option<Watched> {
         let (key, place) = keys::bytes(entry).ok()?;
         self.views.find(keys::queue_of(&key)?)?.watch(&place, entry).ok()
-    }
-
-    /// An entry of this session that is watched waits, and counts for that.
-    pub(crate) fn waiting(&self, key: &[u8]) -> Option<Waiting<i64>> {
-        let (queue, entry) = (keys::queue_of(key)?, std::str::from_utf8(key).ok()?);
-        keys::is_of_session(key, self.lease).then(|| self.views.wait(queue, entry))
     }
 
     async fn open_view(&self, prefix: &[u8]) -> Result<(Arc<View<i64>>, Feed), Failure> {

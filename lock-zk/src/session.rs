@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use lock_core::backend::{
-    Ahead, Change, Content, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Stir, Views, Waiting,
-    Watched, Written,
+    Ahead, Change, Content, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Stir, Views, Watched,
+    Written,
 };
 use lock_core::clock::{BootClock, Clock, Instant};
 use lock_core::{Error, Name, Result};
@@ -84,9 +84,6 @@ pub(crate) struct ZkSession {
     pub(crate) lost_views: AtomicUsize,
     /// Changes when a view may not be told any more.
     pub(crate) muted: watch::Sender<u64>,
-    /// By key, the entries of this session that were not alone when they joined a queue. They count as waiting until they
-    /// are removed.
-    waiting: Mutex<HashMap<String, Waiting<Seat>>>,
     /// The directories that are being listed for one who enters.
     listing: Mutex<HashSet<String>>,
 }
@@ -134,13 +131,15 @@ impl ZkSession {
             views: Arc::default(),
             lost_views: AtomicUsize::new(0),
             muted: watch::Sender::default(),
-            waiting: Mutex::default(),
             listing: Mutex::default(),
         })
     }
 
-    pub(crate) fn waiting(&self) -> MutexGuard<'_, HashMap<String, Waiting<Seat>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// An entry is not in its queue any more, at least not under this name.
+    fn is_gone(&self, entry: &Entry) {
+        if let Some((directory, _)) = place(&entry.key) {
+            self.views.left(directory, entry);
+        }
     }
 
     /// Lists a directory for one who enters, unless somebody does already.
@@ -270,13 +269,17 @@ impl Session for ZkSession {
                 self.bounded(WATCH, watch).await?
             }
         };
-        let Watched::Present(watch) = watched else { return Ok(Watched::Gone) };
+        let Watched::Present(watch) = watched else {
+            self.is_gone(entry);
+            return Ok(Watched::Gone);
+        };
         let (views, entry) = (self.views.clone(), entry.clone());
         Ok(Watched::Present(Box::pin(async move {
             let change = watch.await;
             if change == Change::Removed
                 && let Some((directory, place)) = place(&entry.key)
             {
+                views.left(directory, &entry);
                 views.catch_up(directory, &place.into(), &entry).await;
             }
             change
@@ -294,7 +297,7 @@ impl Session for ZkSession {
             self.remove(&client, entry).await.map_err(|error| self.classify(DEQUEUE, &entry.key, error))
         };
         let dequeued = self.bounded(DEQUEUE, remove).await?;
-        self.waiting().remove(&entry.key);
+        self.is_gone(entry);
         Ok(dequeued)
     }
 
@@ -313,7 +316,11 @@ impl Session for ZkSession {
     }
 
     async fn read(&self, entry: &Entry) -> Result<Option<Content>> {
-        self.bounded(READ, |client| async move { self.read_value(&client, entry).await }).await
+        let read = self.bounded(READ, |client| async move { self.read_value(&client, entry).await }).await?;
+        if read.is_none() {
+            self.is_gone(entry);
+        }
+        Ok(read)
     }
 
     async fn changed(&self, seen: &[(Entry, u64)]) -> Result<Vec<Entry>> {
@@ -328,7 +335,7 @@ impl Session for ZkSession {
     async fn downgrade(&self, mine: &Entry) -> Result<Option<Entry>> {
         let reader = self.bounded(DOWNGRADE, |client| async move { self.turn_reader(&client, mine).await }).await?;
         if reader.as_ref() != Some(mine) {
-            self.waiting().remove(&mine.key);
+            self.is_gone(mine);
         }
         Ok(reader)
     }

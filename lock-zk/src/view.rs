@@ -148,8 +148,7 @@ impl ZkSession {
             return;
         }
         self.views.entered(directory, length);
-        let key = &placed.entry.key;
-        self.waiting().insert(key.clone(), self.views.wait(directory, key));
+        self.views.waits(directory, &placed.entry);
         if placed.ahead.is_some() {
             self.view(client, &placed.entry).await;
         }

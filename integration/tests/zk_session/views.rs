@@ -86,6 +86,27 @@ async fn all_waiters_of_a_session_cost_one_watch() {
     crate::watching::until_watches(&zookeeper, "0").await;
 }
 
+/// Who has waited, held, and was thrown out, waits no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_does_not_outlive_a_holder_that_was_removed_by_hand() {
+    let zookeeper = ZooKeeper::single().await.unwrap();
+    let (client, admin) = (client(&zookeeper.endpoint(0), "").await, zookeeper.admin().await.unwrap());
+    let mutex = client.mutex("l").unwrap();
+    let first = mutex.lock().await.unwrap();
+    // Its own, before there is a view that would tell of it.
+    crate::watching::until_watches(&zookeeper, "1").await;
+    let next = tokio::spawn(async move { mutex.lock().await });
+    crate::watching::until_watches(&zookeeper, "3").await;
+    first.release().await;
+    let held = timeout(PATIENCE, next).await.unwrap().unwrap().unwrap();
+    admin.delete(&held.entry().key).await.unwrap();
+    assert_eq!(timeout(PATIENCE, held.lost()).await.unwrap(), lock_core::Loss::EntryRemoved);
+    drop(held);
+    // Long before a view is made anew.
+    let ended = crate::watching::until_watches(&zookeeper, "0");
+    timeout(Duration::from_secs(5), ended).await.expect("nobody waits any more");
+}
+
 /// Far more than could each have a watch of their own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_waiters_of_a_session_wait_in_order() {

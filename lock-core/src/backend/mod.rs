@@ -60,7 +60,7 @@ use crate::name::Name;
 pub use entry::{Ahead, Enqueue, Enqueued, Entry, Placed, QueueEntry, Standing};
 pub use kind::Kind;
 pub use view::{Blind, View};
-pub use views::{Feed, Views, Waiting};
+pub use views::{Feed, Views};
 pub use watch::{Change, Content, Dequeued, Stir, Watch, Watched, Written};
 
 /// Opens sessions on one store. One value of this per deployment; it is cheap to keep and holds no connection.

@@ -1,6 +1,6 @@
 //! For which queues a session keeps a view, and for how long.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,13 +50,15 @@ pub type Feed = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// # #[tokio::main] async fn main() {
 /// use std::convert::Infallible;
 /// use std::future::pending;
-/// use lock_core::backend::{Feed, View, Views};
+/// use lock_core::backend::{Entry, Feed, View, Views};
 ///
 /// let views = Views::default();
 /// let open = async || Ok::<_, Infallible>((View::new([], 8).into(), Box::pin(pending()) as Feed));
+/// let mine = Entry { key: "reindex/9".into(), incarnation: 9 };
 /// views.entered("reindex", 3); // behind two others
+/// views.waits("reindex", &mine);
 /// assert!(views.get("reindex", open).await.is_some(), "one of three");
-/// let waiting = views.wait("reindex", "reindex/1"); // keeps it
+/// views.left("reindex", &mine); // nobody needs it any more
 /// views.entered("busy", 300);
 /// assert!(views.get("busy", open).await.is_none(), "one of 300");
 /// # }
@@ -70,32 +72,10 @@ pub struct Views<P> {
 struct Slot<P> {
     /// How long the queue was when that was last known.
     length: AtomicUsize,
-    /// The entries of this session in it that somebody watches, and how often.
-    waiting: Mutex<HashMap<String, usize>>,
+    /// The entries of this session that joined it behind others, until they leave.
+    waiting: Mutex<HashSet<Entry>>,
     view: Mutex<Option<Arc<View<P>>>>,
     opening: tokio::sync::Mutex<()>,
-}
-
-/// One who waits in a queue, until it is dropped.
-///
-/// # Examples
-/// See [`Views`].
-#[derive(Debug)]
-pub struct Waiting<P> {
-    slot: Arc<Slot<P>>,
-    entry: String,
-}
-
-impl<P> Drop for Waiting<P> {
-    fn drop(&mut self) {
-        let mut waiting = self.slot.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(times) = waiting.get_mut(&self.entry) {
-            *times -= 1;
-            if *times == 0 {
-                waiting.remove(&self.entry);
-            }
-        }
-    }
 }
 
 impl<P> Default for Views<P> {
@@ -131,14 +111,23 @@ impl<P: Clone + Ord + Send + Sync + 'static> Views<P> {
         }
     }
 
-    /// An entry of this session, with this key, waits in a queue. It counts once, however often it is said.
+    /// An entry of this session has joined a queue behind others. It counts as waiting, once however often it is said,
+    /// until it has [left](Self::left).
     ///
     /// # Examples
     /// See [`Views`].
-    pub fn wait(&self, queue: &str, entry: &str) -> Waiting<P> {
-        let slot = self.slot(queue);
-        *slot.waiting.lock().unwrap_or_else(PoisonError::into_inner).entry(entry.to_owned()).or_default() += 1;
-        Waiting { slot, entry: entry.to_owned() }
+    pub fn waits(&self, queue: &str, entry: &Entry) {
+        self.slot(queue).waiting().insert(entry.clone());
+    }
+
+    /// An entry is in a queue no more. May be said of any entry, and more than once.
+    ///
+    /// # Examples
+    /// See [`Views`].
+    pub fn left(&self, queue: &str, entry: &Entry) {
+        if let Some(slot) = self.queues().get(queue) {
+            slot.waiting().remove(entry);
+        }
     }
 
     /// The view of a queue, if there is one.
@@ -148,11 +137,11 @@ impl<P: Clone + Ord + Send + Sync + 'static> Views<P> {
     /// # #[tokio::main] async fn main() {
     /// use std::convert::Infallible;
     /// use std::future::pending;
-    /// use lock_core::backend::{Feed, View, Views};
+    /// use lock_core::backend::{Entry, Feed, View, Views};
     ///
     /// let views = Views::default();
     /// views.entered("reindex", 2);
-    /// let waiting = views.wait("reindex", "reindex/1");
+    /// views.waits("reindex", &Entry { key: "reindex/9".into(), incarnation: 9 });
     /// let open = async || Ok::<_, Infallible>((View::new([], 8).into(), Box::pin(pending()) as Feed));
     /// assert!(views.find("reindex").is_none());
     /// views.get("reindex", open).await;
@@ -208,7 +197,7 @@ impl<P: Clone + Ord + Send + Sync + 'static> Views<P> {
             return Some(Ok(view));
         }
         // Whoever asks is about to wait.
-        let waiting = slot.waiting() + 1;
+        let waiting = slot.waiting().len() + 1;
         if waiting * SHARE < slot.length.load(Ordering::Relaxed) {
             return None;
         }
@@ -242,13 +231,13 @@ impl<P: Clone + Ord + Send + Sync + 'static> Slot<P> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many of this session wait.
-    fn waiting(&self) -> usize {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
+    /// Those of this session who wait.
+    fn waiting(&self) -> MutexGuard<'_, HashSet<Entry>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_used(&self) -> bool {
-        self.waiting() > 0 || self.view().is_some()
+        !self.waiting().is_empty() || self.view().is_some()
     }
 
     /// Ends a view when nobody needs it any more, or when it is not told anything.
@@ -262,7 +251,7 @@ impl<P: Clone + Ord + Send + Sync + 'static> Slot<P> {
                 () = &mut feed => break,
                 () = sleep(TICK) => {}
             }
-            let waiting = self.waiting();
+            let waiting = self.waiting().len();
             if waiting > 0 {
                 needed = Instant::now();
             }
@@ -281,8 +270,13 @@ impl<P: Clone + Ord + Send + Sync + 'static> Slot<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::{Kind, Standing};
     use std::convert::Infallible;
     use tokio::sync::oneshot;
+
+    fn entry(n: u64) -> Entry {
+        Entry { key: format!("q/{n}"), incarnation: n }
+    }
 
     type Opened = Result<(Arc<View<u64>>, Feed), Infallible>;
 
@@ -304,19 +298,16 @@ mod tests {
         let views = Views::default();
         views.entered("q", SHARE + 1);
         assert!(views.get("q", forever).await.is_none());
-        let _one = views.wait("q", "q/1");
+        views.waits("q", &entry(1));
         assert!(views.get("q", forever).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_view_ends_when_the_share_has_become_small() {
         let views = Views::default();
-        let _waiting = views.wait("q", "q/1");
+        views.waits("q", &entry(1));
         let view = views.get("q", forever).await.unwrap().unwrap();
-        let join = |n: u64| {
-            let entry = Entry { key: n.to_string(), incarnation: n };
-            view.put(n, crate::backend::Standing { entry, kind: crate::backend::Kind::Exclusive });
-        };
+        let join = |n: u64| view.put(n, Standing { entry: entry(n), kind: Kind::Exclusive });
         (0..SMALL_SHARE as u64).for_each(join);
         sleep(TICK * 2).await;
         assert!(view.has_reached(&8));
@@ -352,11 +343,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_view_that_nobody_needs_ends() {
         let views = Views::default();
-        let waiting = views.wait("q", "q/1");
+        views.waits("q", &entry(1));
+        views.waits("q", &entry(1));
         let view = views.get("q", forever).await.unwrap().unwrap();
         sleep(LINGER * 2).await;
         assert!(view.has_reached(&8));
-        drop(waiting);
+        views.left("q", &Entry { incarnation: 2, ..entry(1) });
+        sleep(LINGER * 2).await;
+        assert!(view.has_reached(&8), "a later one with the same key");
+        views.left("q", &entry(1));
         sleep(LINGER * 2).await;
         assert!(!view.has_reached(&8) && views.find("q").is_none());
     }
@@ -364,7 +359,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_view_is_made_anew_in_time() {
         let views = Views::default();
-        let _waiting = views.wait("q", "q/1");
+        views.waits("q", &entry(1));
         let view = views.get("q", forever).await.unwrap().unwrap();
         sleep(LIFETIME * 3 / 2).await;
         assert!(!view.has_reached(&8));
@@ -374,7 +369,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_view_ends_when_it_is_not_told_anything() {
         let views = Views::default();
-        let _waiting = views.wait("q", "q/1");
+        views.waits("q", &entry(1));
         let (told, opened) = opened();
         let view = views.get("q", async || opened).await.unwrap().unwrap();
         drop(told);
@@ -385,7 +380,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn idle_queues_are_forgotten() {
         let views = Views::<u64>::default();
-        let _waiting = views.wait("busy", "busy/1");
+        views.waits("busy", &entry(1));
         for n in 0..IDLE_QUEUES * 8 {
             views.entered(&format!("q{n}"), 2);
         }
