@@ -234,7 +234,11 @@ impl Session for EtcdSession {
     }
 
     async fn downgrade(&self, mine: &Entry) -> Result<Option<Entry>> {
-        self.bounded(DOWNGRADE, self.turn_reader(mine)).await
+        let reader = self.bounded(DOWNGRADE, self.turn_reader(mine)).await?;
+        if reader.is_none() {
+            self.is_gone(mine);
+        }
+        Ok(reader)
     }
 
     async fn owner(&self, session: &str) -> Result<Option<Vec<u8>>> {

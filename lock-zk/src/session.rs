@@ -136,7 +136,7 @@ impl ZkSession {
     }
 
     /// An entry is not in its queue any more, at least not under this name.
-    fn is_gone(&self, entry: &Entry) {
+    pub(crate) fn is_gone(&self, entry: &Entry) {
         if let Some((directory, _)) = place(&entry.key) {
             self.views.left(directory, entry);
         }

@@ -24,6 +24,18 @@ const LATE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// How often in a row a connection has to be lost while a view is opened, until the server is taken for one that does it.
 const LOST: usize = 3;
 
+/// An entry that waits before anybody was told of it. If nobody ever is, nobody says that it left.
+struct Untold<'a> {
+    session: &'a ZkSession,
+    entry: &'a Entry,
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        self.session.is_gone(self.entry);
+    }
+}
+
 /// Passes on what is told of a queue.
 struct Teller {
     directory: String,
@@ -150,7 +162,9 @@ impl ZkSession {
         self.views.entered(directory, length);
         self.views.waits(directory, &placed.entry);
         if placed.ahead.is_some() {
+            let untold = Untold { session: self, entry: &placed.entry };
             self.view(client, &placed.entry).await;
+            std::mem::forget(untold);
         }
     }
 
