@@ -30,6 +30,7 @@
 //! # Requirements
 //! ZooKeeper 3.5 or later. Servers must not grant session timeouts below two of their ticks; as shipped they do not.
 
+mod alone;
 mod backend;
 mod commits;
 mod config;

@@ -131,9 +131,13 @@ impl ZkSession {
             Some((children, _)) => children.len(),
             None => self.views.find(directory).map_or(0, |view| view.len()),
         };
+        let is_viewed = listed.is_none() && !matches!(request.kind, Kind::Permits(_));
         let children = listed.and_then(|(children, stat)| counts(&stat).then_some(children));
-        let placed = self.placed(client, path, zxid, children).await?;
-        self.about_to_wait(client, &placed, length).await;
+        let mut placed = self.placed(client, path, zxid, children).await?;
+        if is_viewed {
+            placed.ahead = self.ahead_of_new(&placed.entry, NEAREST).await;
+        }
+        self.has_entered(client, &placed, length).await;
         Ok(Enqueued::Placed(placed))
     }
 
@@ -172,7 +176,7 @@ impl ZkSession {
                     let length = children.len();
                     let children = (!matches!(request.kind, Kind::Permits(_))).then_some(children);
                     let placed = self.placed(client, key, stat.czxid, children).await?;
-                    self.about_to_wait(client, &placed, length).await;
+                    self.has_entered(client, &placed, length).await;
                     return Ok(Some(placed));
                 }
                 Ok(_) | Err(zk::Error::NoNode) => {}

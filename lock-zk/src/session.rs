@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use zookeeper_client as zk;
 use zookeeper_client::{Acls, Client, CreateMode};
 
+use crate::alone::Alone;
 use crate::commits::Commits;
 use crate::downgrade::DOWNGRADE;
 use crate::error::{Closing, NoAnswer, Peer};
@@ -78,6 +79,7 @@ pub(crate) struct ZkSession {
     pub(crate) watched_bytes: Arc<Semaphore>,
     pub(crate) warned_of_watches: AtomicBool,
     pub(crate) views: Arc<Views<Seat>>,
+    pub(crate) alone: Alone,
     /// Set when none is wanted, and where the server has no persistent watches.
     pub(crate) no_views: AtomicBool,
     /// How many views in a row were not opened.
@@ -129,6 +131,7 @@ impl ZkSession {
             watched_bytes: Arc::new(Semaphore::new(MAX_WATCHED_BYTES)),
             warned_of_watches: AtomicBool::new(false),
             views: Arc::default(),
+            alone: Alone::default(),
             lost_views: AtomicUsize::new(0),
             muted: watch::Sender::default(),
             listing: Mutex::default(),

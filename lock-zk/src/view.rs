@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lock_core::Error;
 use lock_core::backend::{Ahead, Entry, Feed, Placed, Standing, View, Watched};
@@ -136,12 +136,31 @@ fn created(near: i32, changes: i32, children: i32) -> i32 {
     if is_far { created.wrapping_add(i32::MIN) } else { created }
 }
 
+/// What is ahead of an entry as a view shows it that was told of the entry; `None` if it cannot tell.
+async fn told_ahead(view: &View<Seat>, mine: &Entry, limit: usize) -> Option<Ahead> {
+    let seat = place(&mine.key)?.1.into();
+    // Whoever is not in it may have been told of under another name, and the store has the last word.
+    if view.reaches(&seat).await { view.ahead(&seat, mine, limit).ok().flatten() } else { None }
+}
+
 impl ZkSession {
     /// As the view of its queue shows it; `None` where there is none, or it cannot tell.
     pub(crate) async fn viewed_ahead(&self, client: &Client, mine: &Entry, limit: usize) -> Option<Ahead> {
         let view = self.view(client, mine).await?;
-        // Whoever is not in it may have been told of under another name, and the store has the last word.
-        view.ahead(&place(&mine.key)?.1.into(), mine, limit).ok().flatten()
+        for late in LATE {
+            if let Ok(ahead) = timeout(late, told_ahead(&view, mine, limit)).await {
+                return ahead;
+            }
+            // It may have been removed before the view was opened, and nobody may ever come after it.
+            client.check_stat(&mine.key).await.ok().flatten()?;
+        }
+        None
+    }
+
+    /// What is ahead of an entry that was just created, if its queue has a view, which is told of it about now.
+    pub(crate) async fn ahead_of_new(&self, mine: &Entry, limit: usize) -> Option<Ahead> {
+        let view = self.views.find(place(&mine.key)?.0)?;
+        timeout(LATE[0], told_ahead(&view, mine, limit)).await.ok().flatten()
     }
 
     /// As the view of its queue shows it; `None` where there is none, or it cannot tell.
@@ -152,14 +171,17 @@ impl ZkSession {
         matches!(watched, Watched::Present(_)).then_some(watched)
     }
 
-    /// An entry of this session has joined a queue, which is this long now, and waits unless it is alone: opens a view if
+    /// An entry of this session has joined a queue, which is this long now, and waits unless nobody is ahead: opens a view if
     /// that is worth it.
-    pub(crate) async fn about_to_wait(&self, client: &Client, placed: &Placed, length: usize) {
-        let Some((directory, _)) = place(&placed.entry.key) else { return };
+    pub(crate) async fn has_entered(&self, client: &Client, placed: &Placed, length: usize) {
+        let Some((directory, place)) = place(&placed.entry.key) else { return };
+        self.views.entered(directory, length);
         if placed.ahead.as_ref().is_some_and(|ahead| ahead.nearest.is_empty()) {
+            if self.alone.is_first(directory, place.sequence(), Instant::now()) {
+                self.view(client, &placed.entry).await;
+            }
             return;
         }
-        self.views.entered(directory, length);
         self.views.waits(directory, &placed.entry);
         if placed.ahead.is_some() {
             let untold = Untold { session: self, entry: &placed.entry };
@@ -168,28 +190,19 @@ impl ZkSession {
         }
     }
 
-    /// The view of a queue for one who is about to wait in it, if it is worth one, with all who came before that one.
+    /// The view of a queue for one who needs it, if it is worth one, with all who came before that one.
     async fn view(&self, client: &Client, mine: &Entry) -> Option<Arc<View<Seat>>> {
         if self.no_views.load(Ordering::Relaxed) {
             return None;
         }
         let (directory, place) = place(&mine.key)?;
-        let view = match self.views.get(directory, async || self.open_view(client, directory, place).await).await? {
-            Ok(view) => view,
+        match self.views.get(directory, async || self.open_view(client, directory, place).await).await? {
+            Ok(view) => Some(view),
             Err(end) => {
                 tracing::debug!(reason = %end, directory, "no view of the queue");
-                return None;
+                None
             }
-        };
-        let seat = Seat::from(place);
-        for late in LATE {
-            if let Ok(reached) = timeout(late, view.reaches(&seat)).await {
-                return reached.then_some(view);
-            }
-            // It may have been removed before the view was opened, and nobody may ever come after it.
-            client.check_stat(&mine.key).await.ok().flatten()?;
         }
-        None
     }
 
     async fn open_view(

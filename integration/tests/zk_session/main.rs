@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod alone;
 mod ambiguous;
 #[path = "../session/mod.rs"]
 mod both;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -75,6 +75,8 @@ struct Slot<P> {
     /// The entries of this session that joined it behind others, until they leave.
     waiting: Mutex<HashSet<Entry>>,
     view: Mutex<Option<Arc<View<P>>>>,
+    /// Somebody has asked for the view since that was last looked at.
+    asked_for: AtomicBool,
     opening: tokio::sync::Mutex<()>,
 }
 
@@ -105,9 +107,11 @@ impl<P: Clone + Ord + Send + Sync + 'static> Views<P> {
     /// # Examples
     /// See [`Views`].
     pub fn entered(&self, queue: &str, length: usize) {
-        // Whoever is alone will not wait.
+        // Whoever is alone will not wait, and needs no slot.
         if length > 1 {
             self.slot(queue).length.store(length, Ordering::Relaxed);
+        } else if let Some(slot) = self.queues().get(queue) {
+            slot.length.store(length, Ordering::Relaxed);
         }
     }
 
@@ -180,7 +184,8 @@ impl<P: Clone + Ord + Send + Sync + 'static> Views<P> {
         }
     }
 
-    /// The view of a queue for one who is about to wait, opened if it is worth it; `None` if it is not.
+    /// The view of a queue for one who is about to wait, or who comes often and is alone, opened if it is worth it; `None`
+    /// if it is not. It is kept while somebody waits, and for a second after it was last asked for.
     ///
     /// # Cancel safety
     /// Another one opens it.
@@ -193,6 +198,7 @@ impl<P: Clone + Ord + Send + Sync + 'static> Views<P> {
         open: impl AsyncFnOnce() -> Result<(Arc<View<P>>, Feed), E>,
     ) -> Option<Result<Arc<View<P>>, E>> {
         let slot = self.slot(queue);
+        slot.asked_for.store(true, Ordering::Relaxed);
         if let Some(view) = slot.view() {
             return Some(Ok(view));
         }
@@ -221,6 +227,7 @@ impl<P> Default for Slot<P> {
             length: AtomicUsize::new(0),
             waiting: Mutex::default(),
             view: Mutex::default(),
+            asked_for: AtomicBool::new(false),
             opening: tokio::sync::Mutex::default(),
         }
     }
@@ -252,7 +259,7 @@ impl<P: Clone + Ord + Send + Sync + 'static> Slot<P> {
                 () = sleep(TICK) => {}
             }
             let waiting = self.waiting().len();
-            if waiting > 0 {
+            if waiting > 0 || self.asked_for.swap(false, Ordering::Relaxed) {
                 needed = Instant::now();
             }
             let is_small_share = waiting > 0 && waiting * SMALL_SHARE < view.len();
@@ -354,6 +361,21 @@ mod tests {
         views.left("q", &entry(1));
         sleep(LINGER * 2).await;
         assert!(!view.has_reached(&8) && views.find("q").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_view_that_is_asked_for_again_and_again_is_kept() {
+        let views = Views::default();
+        views.entered("q", 100);
+        assert!(views.get("q", forever).await.is_none());
+        views.entered("q", 1);
+        let view = views.get("q", forever).await.unwrap().unwrap();
+        for _ in 0..10 {
+            sleep(LINGER / 2).await;
+            assert!(views.get("q", forever).await.is_some_and(|found| Arc::ptr_eq(&found.unwrap(), &view)));
+        }
+        sleep(LINGER * 2).await;
+        assert!(views.find("q").is_none());
     }
 
     #[tokio::test(start_paused = true)]
