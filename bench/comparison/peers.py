@@ -74,7 +74,7 @@ def all_peers(lock_bench):
     kazoo_version = lambda: output_of([KAZOO_PYTHON, "-c", "import kazoo.version; print(kazoo.version.__version__)"])
     etcdctl = [sys.executable, str(paths.PEERS / "etcdctl" / "bench.py")]
     etcdctl_version = lambda: first_number(output_of([paths.ETCDCTL, "version"]))
-    batch, recursive = ("--recipe", "batch"), ("--recipe", "recursive")
+    batch, fenced, recursive = ("--recipe", "batch"), ("--recipe", "fenced"), ("--recipe", "recursive")
     return [
         *ours("etcd", "etcd://"),
         Peer("go-etcd", "etcd", LIBRARY, go, go_version),
@@ -82,6 +82,7 @@ def all_peers(lock_bench):
         Peer("etcdctl", "etcd", LIBRARY, etcdctl, etcdctl_version, workloads=frozenset(["w1", "w5"])),
         Peer("reach-etcd-count", "etcd", PROBE, rust("reach-etcd"), nothing, workloads=CONTENTION),
         Peer("raw-etcd", "etcd", LIMIT, rust("raw-etcd"), nothing, workloads=CONTENTION),
+        Peer("raw-etcd fenced", "etcd", PROBE, rust("raw-etcd"), nothing, fenced, frozenset(["w1"])),
         Peer("raw-etcd batch", "etcd", PROBE, rust("raw-etcd"), nothing, batch, frozenset(["w3"])),
         *ours("zk", "zk://"),
         Peer("curator", "zk", LIBRARY, java, lambda: paths.jar_version("curator-recipes")),
@@ -90,5 +91,6 @@ def all_peers(lock_bench):
         Peer("reach-zk", "zk", PROBE, rust("reach-zk"), nothing, workloads=CONTENTION),
         Peer("reach-zk-rec", "zk", PROBE, rust("reach-zk"), nothing, recursive, CONTENTION),
         Peer("raw-zk", "zk", LIMIT, rust("raw-zk"), nothing, workloads=CONTENTION),
+        Peer("raw-zk fenced", "zk", PROBE, rust("raw-zk"), nothing, fenced, frozenset(["w1"])),
         Peer("raw-zk batch", "zk", PROBE, rust("raw-zk"), nothing, batch, frozenset(["w3"])),
     ]

@@ -3,6 +3,7 @@
 pub const CREATE: i32 = 1;
 pub const DELETE: i32 = 2;
 pub const EXISTS: i32 = 3;
+pub const SET_DATA: i32 = 5;
 pub const CHILDREN: i32 = 8;
 pub const PING: i32 = 11;
 pub const MULTI: i32 = 14;
@@ -20,6 +21,7 @@ pub const NO_NODE: i32 = -101;
 
 /// Flags of a node.
 pub const PERSISTENT: i32 = 0;
+pub const EPHEMERAL: i32 = 1;
 pub const EPHEMERAL_SEQUENTIAL: i32 = 3;
 
 /// A node's name up to its sequence number, as Curator writes it.
@@ -78,6 +80,21 @@ pub fn read_body(path: &str, watch: bool) -> Vec<u8> {
     body.push(u8::from(watch));
     body
 }
+
+/// Writes nothing into a node, whatever its version.
+pub fn set_data_body(path: &str) -> Vec<u8> {
+    let mut body = Vec::new();
+    put_text(&mut body, path);
+    body.extend(0i32.to_be_bytes());
+    body.extend((-1i32).to_be_bytes());
+    body
+}
+
+/// Bytes of a node's state.
+pub const STATE: usize = 68;
+
+/// Bytes in front of each result of a `MULTI`.
+pub const MULTI_HEADER: usize = 9;
 
 /// One request in a `MULTI`; `MULTI_END` ends it.
 pub fn multi_header(op: i32) -> Vec<u8> {

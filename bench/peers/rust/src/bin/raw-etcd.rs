@@ -3,6 +3,7 @@
 //! | workload | the least that it takes |
 //! |---|---|
 //! | w1, w3 | each worker on a key of its own: one transaction that creates it and reads the first, then its delete |
+//! | w1 with `--recipe fenced` | the same with all that lock-etcd asks of the server: a second condition, a count, and a condition on the delete |
 //! | w3 with `--recipe batch` | the same for all workers together: one transaction creates, one deletes |
 //! | w2 | a hand-over in one process: the reply to the delete is the grant, and the next key is put meanwhile |
 //! | w2x | a hand-over between two connections: a delete, and the event of it at the other one |
@@ -28,6 +29,7 @@ fn main() -> Result<()> {
     let raw = Raw { args: &args, client, lease };
     match (args.workload.as_str(), args.recipe.as_deref()) {
         ("w3", Some("batch")) => measure(&args, |total, clock| runtime.block_on(raw.batches(total, clock))),
+        ("w1", Some("fenced")) => measure(&args, |total, clock| runtime.block_on(raw.fenced(total, clock))),
         ("w1" | "w3", None) => measure(&args, |total, clock| runtime.block_on(raw.singles(total, clock))),
         ("w2", None) => measure(&args, |total, clock| runtime.block_on(raw.chain(total, clock))),
         ("w2x", None) => runtime.block_on(raw.across()),
@@ -90,6 +92,34 @@ impl Raw<'_> {
         let mut records = Vec::new();
         while let Some(worker) = tasks.join_next().await {
             records.append(&mut worker??);
+        }
+        Ok(records)
+    }
+
+    async fn fenced(&self, total: u64, clock: Clock) -> Result<Vec<Record>> {
+        let (mut client, name) = (self.client.clone(), format!("{}/fenced/", self.args.prefix));
+        let (key, fence) = (format!("{name}{:x}", self.lease), format!("{}/fence", self.args.prefix));
+        let fenced = client.put(fence.clone(), "", None).await?.header().ok_or("no header")?.revision();
+        let counted = GetOptions::new().with_prefix().with_count_only();
+        let enqueue = Txn::new()
+            .when([
+                Compare::create_revision(key.clone(), CompareOp::Equal, 0),
+                Compare::mod_revision(fence, CompareOp::Equal, fenced),
+            ])
+            .and_then([self.put(&key), TxnOp::get(name, Some(counted))]);
+        let mut records = Vec::new();
+        for ticket in 0..total {
+            let requested = clock.now();
+            let entered = client.txn(enqueue.clone()).await?;
+            let granted = clock.now();
+            let created = entered.header().ok_or("no header")?.revision();
+            let mine = Compare::create_revision(key.clone(), CompareOp::Equal, created);
+            let left = client.txn(Txn::new().when([mine]).and_then([TxnOp::delete(key.clone(), None)])).await?;
+            if !entered.succeeded() || !left.succeeded() {
+                return Err("somebody else has used the key".into());
+            }
+            let released = clock.now();
+            records.push(Record { worker: 0, ticket, requested, granted, releasing: granted, released });
         }
         Ok(records)
     }

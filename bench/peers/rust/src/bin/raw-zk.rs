@@ -3,6 +3,7 @@
 //! | workload | the least that it takes |
 //! |---|---|
 //! | w1, w3 | each worker creates a sequential node and deletes it, many requests under way at once |
+//! | w1 with `--recipe fenced` | the same with all that lock-zk asks of the server: the transaction that creates writes a node of the session, too |
 //! | w3 with `--recipe batch` | the same for all workers together: one `multi` creates, one deletes |
 //! | w2 | a hand-over in one process: the reply to the delete is the grant, and the next node is created meanwhile |
 //! | w2x | a hand-over between two sessions: a delete, and the event of it at the other one |
@@ -14,7 +15,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use lock_peers::protocol::{mark, measure, report, report_drain, say};
-use lock_peers::zk::{self, CREATE, DELETE, EPHEMERAL_SEQUENTIAL, EVENT, EXISTS, MULTI, PERSISTENT};
+use lock_peers::zk::{
+    self, CREATE, DELETE, EPHEMERAL, EPHEMERAL_SEQUENTIAL, EVENT, EXISTS, MULTI, MULTI_HEADER, PERSISTENT, SET_DATA,
+    STATE,
+};
 use lock_peers::{Args, Clock, Record, Result};
 
 fn main() -> Result<()> {
@@ -27,6 +31,12 @@ fn main() -> Result<()> {
     let node = format!("{}/{}", args.prefix, zk::STEM);
     match (args.workload.as_str(), args.recipe.as_deref()) {
         ("w3", Some("batch")) => measure(&args, |total, clock| batches(&mut session, &node, args.c, total, clock)),
+        ("w1", Some("fenced")) => {
+            let own = format!("{}/own", args.prefix);
+            session.create(&own, EPHEMERAL);
+            session.receive()?;
+            measure(&args, |total, clock| fenced(&mut session, &node, &own, total, clock))
+        }
         ("w1" | "w3", None) => measure(&args, |total, clock| singles(&mut session, &node, args.c, total, clock)),
         ("w2", None) => measure(&args, |total, clock| chain(&mut session, &node, args.c, total, clock)),
         ("w2x", None) => across(session, &node, &args),
@@ -150,6 +160,24 @@ fn singles(session: &mut Session, node: &str, workers: u64, total: u64, clock: C
     Ok(records)
 }
 
+fn fenced(session: &mut Session, node: &str, own: &str, total: u64, clock: Clock) -> Result<Vec<Record>> {
+    let set = [zk::multi_header(SET_DATA), zk::set_data_body(own)].concat();
+    let create = [zk::multi_header(CREATE), zk::create_body(node, EPHEMERAL_SEQUENTIAL)].concat();
+    let enter = [set, create, zk::MULTI_END.to_vec()].concat();
+    let mut records = Vec::new();
+    for ticket in 0..total {
+        let requested = clock.now();
+        session.request(MULTI, &enter);
+        let reply = session.receive()?.ok()?;
+        let granted = clock.now();
+        session.delete(zk::text_at(&reply, MULTI_HEADER + STATE + MULTI_HEADER));
+        session.receive()?.ok()?;
+        let released = clock.now();
+        records.push(Record { worker: 0, ticket, requested, granted, releasing: granted, released });
+    }
+    Ok(records)
+}
+
 fn batches(session: &mut Session, node: &str, workers: u64, total: u64, clock: Clock) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     let create = [zk::multi_header(CREATE), zk::create_body(node, EPHEMERAL_SEQUENTIAL)].concat();
@@ -160,7 +188,7 @@ fn batches(session: &mut Session, node: &str, workers: u64, total: u64, clock: C
         let reply = session.receive()?.ok()?;
         let (mut deletes, mut at) = (Vec::new(), 0);
         for _ in 0..workers {
-            at += 9; // a header before each path
+            at += MULTI_HEADER;
             let path = zk::text_at(&reply, at);
             at += 4 + path.len();
             deletes.extend([zk::multi_header(DELETE), zk::delete_body(path)].concat());
