@@ -4,9 +4,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+use etcd_client::{Certificate, Client, ConnectOptions, Error as EtcdError, Identity, TlsOptions};
 use lock_core::url::BackendUrl;
 use lock_core::{Error, Result};
+
+use crate::transport;
 
 const DEFAULT_PORT: u16 = 2379;
 
@@ -184,12 +186,7 @@ impl Config {
         if self.user() == Some("") {
             return Err(invalid("user", "", "the name of a user, or no login at all"));
         }
-        let mut options = ConnectOptions::new()
-            .with_require_leader(true)
-            // etcd closes connections that ping more often than every five seconds, or, without streams, every two hours.
-            .with_keep_alive(Duration::from_secs(10), Duration::from_secs(3))
-            .with_keep_alive_while_idle(false)
-            .with_auto_token_refresh(true);
+        let mut options = ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(true);
         if let Some((user, password)) = &self.login {
             options = options.with_user(user, password);
         }
@@ -223,13 +220,17 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    pub(crate) fn options(&self, endpoint: &str) -> ConnectOptions {
-        let options = self.options.clone();
-        match (&self.tls, ip_v6(endpoint)) {
-            (None, _) => options,
+    /// Connects to an endpoint.
+    pub(crate) async fn connect(&self, endpoint: &str, within: Duration) -> std::result::Result<Client, EtcdError> {
+        transport::connect(endpoint, self.tls_for(endpoint), self.options.clone(), within).await
+    }
+
+    fn tls_for(&self, endpoint: &str) -> Option<TlsOptions> {
+        let tls = self.tls.clone()?;
+        match ip_v6(endpoint) {
             // The client would take the brackets for a part of the name.
-            (Some(tls), Some(address)) if !self.named => options.with_tls(tls.clone().domain_name(address)),
-            (Some(tls), _) => options.with_tls(tls.clone()),
+            Some(address) if !self.named => Some(tls.domain_name(address)),
+            _ => Some(tls),
         }
     }
 }

@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_client::{
-    Client, Error as EtcdError, GetOptions, GetResponse, KvClient, LeaseClient, ResponseHeader, Txn, TxnResponse,
-    WatchClient,
+    Error as EtcdError, GetOptions, GetResponse, KvClient, LeaseClient, ResponseHeader, Txn, TxnResponse, WatchClient,
 };
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
@@ -200,9 +199,7 @@ impl Endpoints {
         {
             return Ok(connection.clone());
         }
-        let endpoint = self.endpoint(epoch);
-        let options = self.dialer.options(endpoint).with_connect_timeout(self.request_timeout());
-        let client = match Client::connect([endpoint], Some(options)).await {
+        let client = match self.dialer.connect(self.endpoint(epoch), self.request_timeout()).await {
             Ok(client) => client,
             Err(error) => {
                 self.give_up(epoch);

@@ -41,6 +41,7 @@ mod renewal;
 mod session;
 mod slots;
 mod table;
+mod transport;
 mod values;
 mod view;
 mod watch;
