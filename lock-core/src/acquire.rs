@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -56,6 +57,7 @@ impl Request {
 /// An acquire under way. Dropping it withdraws.
 #[derive(Debug)]
 pub(crate) struct Acquiring {
+    pub(crate) request: Arc<Request>,
     answer: oneshot::Receiver<Result<Option<Guard>>>,
     /// Nobody has asked for the entry yet.
     entered: Option<oneshot::Receiver<Entry>>,
@@ -65,24 +67,17 @@ pub(crate) struct Acquiring {
 type Reply = oneshot::Sender<Result<Option<Guard>>>;
 
 impl Acquiring {
-    pub(crate) fn start(client: &Client, request: Request, patience: Patience) -> Self {
+    pub(crate) fn start(client: &Client, request: Arc<Request>, patience: Patience) -> Self {
         let (reply, answer) = oneshot::channel();
         let (enters, entered) = oneshot::channel();
         let deadline = match patience {
             Patience::For(after) => Some(client.clock().now() + after),
             Patience::Try | Patience::Forever => None,
         };
-        let attempt = Attempt {
-            client: client.clone(),
-            request,
-            id: format!("{:032x}", fastrand::u128(..)),
-            patience,
-            deadline,
-            withdrawn: AtomicBool::new(false),
-            begun: lock_delay::Begun::default(),
-        };
-        run(client.runtime(), attempt.run(reply, enters));
-        Self { answer, entered: Some(entered), entry: None }
+        let begun = lock_delay::Begun::default();
+        let attempt = Attempt { client: client.clone(), request: request.clone(), patience, deadline, begun };
+        run(client.runtime(), async move { attempt.run(reply, enters).await });
+        Self { request, answer, entered: Some(entered), entry: None }
     }
 
     /// The entry, when there is one; `None` when there will be none.
@@ -108,19 +103,19 @@ impl Acquiring {
 
 /// Acquires something. `None` when it was not to be had in time.
 pub(crate) async fn acquire(client: &Client, request: Request, patience: Patience) -> Result<Option<Guard>> {
-    let mut acquiring = Acquiring::start(client, request, patience);
+    let mut acquiring = Acquiring::start(client, request.into(), patience);
     poll_fn(|cx| acquiring.poll_guard(cx)).await
 }
 
 /// One acquire, as a task.
+///
+/// Thousands may wait, and a future is as large as the largest of its states, with room for all that lives on from one
+/// to the next. So what is done before and after the wait is in futures of its own, and what is rare is boxed.
 pub(crate) struct Attempt {
     client: Client,
-    pub(crate) request: Request,
-    id: String,
+    pub(crate) request: Arc<Request>,
     pub(crate) patience: Patience,
     deadline: Option<Instant>,
-    /// The caller is not interested any more: do not enter again.
-    withdrawn: AtomicBool,
     pub(crate) begun: lock_delay::Begun,
 }
 
@@ -128,53 +123,12 @@ pub(crate) struct Attempt {
 enum Interruption {
     CallerGone,
     DeadlinePassed,
+    SessionClosing,
 }
 
 impl Attempt {
-    async fn run(self, mut reply: Reply, enters: oneshot::Sender<Entry>) {
-        let mut pause = None;
-        let (live, placed) = loop {
-            let opening = async {
-                if let Some(pause) = pause {
-                    tokio::time::sleep(pause).await;
-                }
-                self.client.live().await
-            };
-            let live = tokio::select! {
-                biased;
-                why = self.interrupted(&mut reply) => return self.give_up(reply, &why, Some("opening a session")),
-                live = opening => live,
-            };
-            let live = match live {
-                Ok(live) => live,
-                Err(error) => return answer(reply, Err(error)),
-            };
-            // Never dropped: the request may be applied at any time, and its entry must be found again.
-            let mut entering = pin!(self.enter(&live));
-            let entered = tokio::select! {
-                biased;
-                why = self.interrupted(&mut reply) => {
-                    self.withdrawn.store(true, Ordering::Relaxed);
-                    self.give_up(reply, &why, Some("entering the queue"));
-                    if let Ok(Enqueued::Placed(placed)) = entering.await {
-                        live.remove(&placed.entry).await;
-                    }
-                    return;
-                }
-                entered = &mut entering => entered,
-            };
-            match entered {
-                Ok(Enqueued::Placed(placed)) => break (live.clone(), placed),
-                Ok(Enqueued::Busy) => return answer(reply, Ok(None)),
-                Err(Error::SessionOver { .. }) if live.health.check() == Err(Loss::Closed) => {
-                    let lock = self.request.queue.to_string();
-                    return answer(reply, Err(Error::SessionLost { lock, loss: Loss::Closed }));
-                }
-                // Lost before it was of any use, for example unnoticed while idle: no place is lost, so try the next one.
-                Err(Error::SessionOver { .. }) => pause = Some(Backoff::default().next()),
-                Err(error) => return answer(reply, Err(error.of_lock(&self.request.queue))),
-            }
-        };
+    async fn run(&self, reply: Reply, enters: oneshot::Sender<Entry>) {
+        let Some((mut reply, live, mut placed)) = self.take_place(reply).await else { return };
         live.counters.enqueued.add_one();
         live.locals.enter(&placed.entry, self.request.kind);
         let _ = enters.send(placed.entry.clone());
@@ -183,17 +137,75 @@ impl Attempt {
         let in_order = self.request.delay.map(|_| live.leaving());
         let turn = tokio::select! {
             biased;
-            why = self.interrupted(&mut reply) => {
-                self.give_up(reply, &why, None);
-                return self.withdraw(&live, &placed).await;
-            }
-            () = live.closing(), if in_order.is_some() => {
-                let lock = self.request.queue.to_string();
-                answer(reply, Err(Error::SessionLost { lock, loss: Loss::Closed }));
-                return self.withdraw(&live, &placed).await;
-            }
-            turn = self.wait_for_turn(&live, &placed) => turn,
+            why = self.interrupted(&mut reply) => Err(why),
+            () = live.closing(), if in_order.is_some() => Err(Interruption::SessionClosing),
+            turn = self.wait_for_turn(&live, &mut placed) => Ok(turn),
         };
+        let why = match turn {
+            Ok(turn) => return self.take_turn(turn, reply, live, placed).await,
+            Err(why) => why,
+        };
+        self.give_up(reply, &why, None);
+        self.withdraw(&live, &placed).await;
+    }
+
+    /// Enters the queue; `None` when the caller was answered or is gone, and no entry is left.
+    async fn take_place(&self, mut reply: Reply) -> Option<(Reply, Arc<Live>, Placed)> {
+        let id = format!("{:032x}", fastrand::u128(..));
+        let mut pause = None;
+        let refusal = loop {
+            let opening = async {
+                if let Some(pause) = pause {
+                    Box::pin(tokio::time::sleep(pause)).await;
+                }
+                self.client.live().await
+            };
+            let live = tokio::select! {
+                biased;
+                why = self.interrupted(&mut reply) => {
+                    self.give_up(reply, &why, Some("opening a session"));
+                    return None;
+                }
+                live = opening => live,
+            };
+            let live = match live {
+                Ok(live) => live,
+                Err(error) => break Err(error),
+            };
+            let entered = {
+                let withdrawn = AtomicBool::new(false);
+                // Never dropped: the request may be applied at any time, and its entry must be found again.
+                let mut entering = pin!(self.enter(&live, &id, &withdrawn));
+                tokio::select! {
+                    biased;
+                    why = self.interrupted(&mut reply) => {
+                        withdrawn.store(true, Ordering::Relaxed);
+                        self.give_up(reply, &why, Some("entering the queue"));
+                        if let Ok(Enqueued::Placed(placed)) = entering.await {
+                            live.remove(&placed.entry).await;
+                        }
+                        return None;
+                    }
+                    entered = &mut entering => entered,
+                }
+            };
+            match entered {
+                Ok(Enqueued::Placed(placed)) => return Some((reply, live, placed)),
+                Ok(Enqueued::Busy) => break Ok(None),
+                Err(Error::SessionOver { .. }) if live.health.check() == Err(Loss::Closed) => {
+                    break Err(self.session_lost(Loss::Closed));
+                }
+                // Lost before it was of any use, for example unnoticed while idle: no place is lost, so try the next one.
+                Err(Error::SessionOver { .. }) => pause = Some(Backoff::default().next()),
+                Err(error) => break Err(error.of_lock(&self.request.queue)),
+            }
+        };
+        answer(reply, refusal);
+        None
+    }
+
+    /// Answers the caller, who has the lock or leaves the queue.
+    async fn take_turn(&self, turn: Result<Turn>, mut reply: Reply, live: Arc<Live>, placed: Placed) {
         match turn {
             // When the caller is gone, the guard comes back and its drop releases the lock.
             Ok(Turn::Granted { own }) => answer(reply, Ok(Some(Guard::new(&self.request, live, placed, own)))),
@@ -214,12 +226,8 @@ impl Attempt {
                 // The end of the session removes its entries too, and is then the reason to tell, even when this task was
                 // told of its entry first.
                 let error = match (error, live.health.check()) {
-                    (Error::SessionOver { .. } | Error::EntryRemoved { .. }, Err(loss)) => {
-                        Error::SessionLost { lock: self.request.queue.to_string(), loss }
-                    }
-                    (Error::SessionOver { .. }, Ok(_)) => {
-                        Error::SessionLost { lock: self.request.queue.to_string(), loss: Loss::SessionEnded }
-                    }
+                    (Error::SessionOver { .. } | Error::EntryRemoved { .. }, Err(loss)) => self.session_lost(loss),
+                    (Error::SessionOver { .. }, Ok(_)) => self.session_lost(Loss::SessionEnded),
                     (error, _) => {
                         if matches!(error, Error::EntryRemoved { .. }) {
                             live.renew_now();
@@ -259,24 +267,32 @@ impl Attempt {
         }
     }
 
-    /// Answers a caller whose deadline passed: the lock was not free in time, or it is not known (`doing` what).
+    /// Tells the caller, unless it is gone, that the lock was not free in time, or that it is not known (`doing` what).
     fn give_up(&self, reply: Reply, why: &Interruption, doing: Option<&'static str>) {
-        if let (Interruption::DeadlinePassed, Patience::For(after)) = (why, self.patience) {
-            let timeout = |doing| Error::Timeout { lock: self.request.queue.to_string(), after, doing };
-            answer(reply, doing.map_or(Ok(None), |doing| Err(timeout(doing))));
+        match (why, self.patience) {
+            (Interruption::DeadlinePassed, Patience::For(after)) => {
+                let timeout = |doing| Error::Timeout { lock: self.request.queue.to_string(), after, doing };
+                answer(reply, doing.map_or(Ok(None), |doing| Err(timeout(doing))));
+            }
+            (Interruption::SessionClosing, _) => answer(reply, Err(self.session_lost(Loss::Closed))),
+            (Interruption::CallerGone | Interruption::DeadlinePassed, _) => {}
         }
     }
 
-    /// Enters the queue once, whatever becomes of requests and replies on the way.
-    async fn enter(&self, live: &Live) -> Result<Enqueued> {
+    fn session_lost(&self, loss: Loss) -> Error {
+        Error::SessionLost { lock: self.request.queue.to_string(), loss }
+    }
+
+    /// Enters the queue once, whatever becomes of requests and replies on the way. Does not enter again when `withdrawn`.
+    async fn enter(&self, live: &Live, id: &str, withdrawn: &AtomicBool) -> Result<Enqueued> {
         let request = Enqueue {
             queue: &self.request.queue,
             kind: self.request.kind,
-            id: &self.id,
+            id,
             value: &self.request.value,
             only_if_free: self.patience == Patience::Try && excludes_all(self.request.kind),
         };
-        if self.patience == Patience::Try && !request.only_if_free && self.is_busy(live).await? {
+        if self.patience == Patience::Try && !request.only_if_free && Box::pin(self.is_busy(live)).await? {
             return Ok(Enqueued::Busy);
         }
         loop {
@@ -288,10 +304,10 @@ impl Attempt {
             }
             live.counters.ambiguous.add_one();
             Backoff::default().wait(&live.health).await;
-            if let Some(placed) = self.settle(live, &request).await? {
+            if let Some(placed) = Box::pin(self.settle(live, &request)).await? {
                 return Ok(Enqueued::Placed(placed));
             }
-            if self.withdrawn.load(Ordering::Relaxed) {
+            if withdrawn.load(Ordering::Relaxed) {
                 return Ok(Enqueued::Busy);
             }
         }

@@ -98,7 +98,10 @@ impl Owner {
     /// The value to store.
     pub(crate) fn to_value(&self) -> Vec<u8> {
         // Strings and integers always serialise.
-        serde_json::to_vec(self).unwrap_or_default()
+        let mut value = serde_json::to_vec(self).unwrap_or_default();
+        // It is kept for as long as somebody waits.
+        value.shrink_to_fit();
+        value
     }
 
     /// The value to store, if it is small enough to be kept in memory by every server.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::unconstrained;
+use tokio::time::timeout;
 
 use crate::backend::{Backend, Dequeued, Entry, Session, Written};
 use crate::clock::{Clock, Instant, sleep_until};
@@ -438,11 +439,8 @@ impl Backoff {
 
     /// Waits for the next try, or for the loss of the session.
     pub(crate) async fn wait(&mut self, health: &Health) {
-        tokio::select! {
-            biased;
-            _ = health.lost() => {}
-            () = tokio::time::sleep(self.next()) => {}
-        }
+        // Boxed: it is rare, and would make everything large that may have to ask again.
+        let _ = Box::pin(timeout(self.next(), health.lost())).await;
     }
 }
 

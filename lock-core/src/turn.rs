@@ -11,7 +11,7 @@ use crate::backend::{Change, Entry, Kind, Placed, Watch};
 use crate::decision::{Decision, Hint, Limits, Rule};
 use crate::error::{Error, Result};
 use crate::locals::{left, shorten};
-use crate::lock_delay;
+use crate::lock_delay::{self, LockDelay};
 use crate::record;
 use crate::session::{Backoff, Live, recheck};
 use crate::watching::{First, Set, Watching};
@@ -45,12 +45,12 @@ enum News {
 
 impl Attempt {
     /// Waits until the entry is granted what it asks for, and the session is proven to live on for a while.
-    pub(crate) async fn wait_for_turn(&self, live: &Arc<Live>, placed: &Placed) -> Result<Turn> {
+    pub(crate) async fn wait_for_turn(&self, live: &Arc<Live>, placed: &mut Placed) -> Result<Turn> {
+        let mut known = placed.ahead.take();
         let mine = &placed.entry;
-        let record = live.session.record(&self.request.queue);
+        let record = self.request.limit.map(|_| live.session.record(&self.request.queue));
         let mut rule = self.rule(live, Belief::Checked).await?;
         let mut rule_is_fresh = true;
-        let mut known = placed.ahead.clone();
         let mut limit = rule.first_look();
         let mut watching = Watching::default();
         // Those behind may have looked while this entry had to wait, and since then watch nothing else.
@@ -72,6 +72,8 @@ impl Attempt {
                 }
             };
             live.locals.settle(self.request.kind, &mut ahead);
+            // It is kept for as long as the wait.
+            ahead.nearest.shrink_to_fit();
             let mut intruder = None;
             let (mut on, hint) = match rule.decide(&ahead) {
                 Decision::Granted => {
@@ -101,15 +103,13 @@ impl Attempt {
             if self.patience == Patience::Try {
                 return Ok(Turn::Busy);
             }
-            if self.request.limit.is_some() {
-                on.push(&record);
-            }
+            on.extend(&record);
             rule_is_fresh = false;
             // A wake-up is a hint and the queue decides, except that nothing can join ahead of a last obstacle.
             let changing = self.wait_for_change(live, mine, &mut watching, &on, hint);
             let news = match intruder {
                 None => changing.await?,
-                Some(kind) => match timeout_at(all_refused, changing).await {
+                Some(kind) => match timeout_at(all_refused, Box::pin(changing)).await {
                     Ok(changed) => changed?,
                     Err(_) => return Err(self.other_recipe(kind)),
                 },
@@ -123,18 +123,31 @@ impl Attempt {
                 }
             }
         }
-        if let Some(delay) = &self.request.delay {
-            let before = lock_delay::before(live, &self.request.queue, placed).await?;
-            if let Some(pause) = before.pause {
-                let _ = self.begun.pause.set((pause, tokio::time::Instant::now()));
-                self.pause(live, mine, &mut watching, pause.length()).await?;
-            }
-            if !delay.ask(live, &self.request.queue, placed, before, &self.begun).await? {
-                return Err(self.entry_removed());
-            }
+        if let Some(delay) = self.request.delay {
+            Box::pin(self.keep_delay(delay, live, placed, &mut watching)).await?;
         }
         live.proven().await.map_err(|_| live.over())?;
         Ok(Turn::Granted { own: watching.into_own() })
+    }
+
+    /// Waits if the last holder vanished, and asks the next one to wait if this one does.
+    async fn keep_delay(
+        &self,
+        delay: LockDelay,
+        live: &Arc<Live>,
+        placed: &Placed,
+        watching: &mut Watching,
+    ) -> Result<()> {
+        let before = lock_delay::before(live, &self.request.queue, placed).await?;
+        if let Some(pause) = before.pause {
+            let _ = self.begun.pause.set((pause, tokio::time::Instant::now()));
+            self.pause(live, &placed.entry, watching, pause.length()).await?;
+        }
+        if delay.ask(live, &self.request.queue, placed, before, &self.begun).await? {
+            Ok(())
+        } else {
+            Err(self.entry_removed())
+        }
     }
 
     /// Waits, with a turn that may be lost meanwhile.
@@ -223,7 +236,7 @@ impl Attempt {
     /// The rule of this moment: for a semaphore, the limit is read from the store.
     async fn rule(&self, live: &Live, belief: Belief) -> Result<Rule> {
         let limits = match self.request.limit {
-            Some(believed) => record::limits_or_first(live, &self.request.queue, believed).await?,
+            Some(believed) => Box::pin(record::limits_or_first(live, &self.request.queue, believed)).await?,
             None => Limits::NONE,
         };
         self.rule_within(limits, belief)

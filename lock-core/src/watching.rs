@@ -52,13 +52,15 @@ impl Watching {
             return Ok(Set::Kept);
         }
         let own = async { if unwatched { watch(live, mine).await.map(Some) } else { Ok(None) } };
-        let (own, opened) = tokio::try_join!(own, watch_all(live, missing))?;
+        // Boxed: it is done before the wait begins.
+        let (own, opened) = Box::pin(async { tokio::try_join!(own, watch_all(live, missing)) }).await?;
         match own {
             None => {}
             Some(Watched::Present(own)) => self.own = Some(own),
             Some(Watched::Gone) => return Ok(Set::OwnGone),
         }
         let mut set = Set::Opened;
+        self.others.reserve_exact(opened.len());
         for (entry, watched) in opened {
             match watched {
                 Watched::Present(watch) => self.others.push((entry, watch)),

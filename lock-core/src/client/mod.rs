@@ -520,7 +520,8 @@ impl Client {
                 }
                 current.clone()
             };
-            match generation.get_or_init(|| self.open()).await.clone() {
+            // Boxed: it is rare, and would make every acquire large.
+            match generation.get_or_init(|| Box::pin(self.open())).await.clone() {
                 // Closed before it was opened: this acquire comes after that.
                 Err(Error::SessionOver { .. }) => {}
                 Ok(live) if !live.is_kept() => {

@@ -33,6 +33,7 @@ pub use semaphore::{Permit, Permits, Semaphore};
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -70,7 +71,7 @@ impl Named {
     }
 
     pub(crate) fn wait<G>(&self, request: Result<Request>, wrap: fn(Guard, Kind) -> G) -> Acquire<G> {
-        Acquire { client: self.client.clone(), request: Some(request), acquiring: None, wrap }
+        Acquire { client: self.client.clone(), request: Some(request.map(Arc::new)), acquiring: None, wrap }
     }
 
     pub(crate) async fn try_now(&self, request: Result<Request>) -> Result<Option<Guard>> {
@@ -111,8 +112,8 @@ impl Named {
 #[must_use = "nothing is waited for unless this is awaited"]
 pub struct Acquire<G> {
     client: Client,
-    request: Option<Result<Request>>,
-    acquiring: Option<(Acquiring, Request)>,
+    request: Option<Result<Arc<Request>>>,
+    acquiring: Option<Acquiring>,
     wrap: fn(Guard, Kind) -> G,
 }
 
@@ -170,14 +171,14 @@ impl<G> Acquire<G> {
     /// The entry, once there is one, and its queue; `None` when the attempt has ended without, and its answer says why.
     async fn entered(&mut self) -> Result<Option<(Entry, Name)>> {
         self.start()?;
-        let Some((acquiring, request)) = &mut self.acquiring else { return Ok(None) };
-        Ok(acquiring.entry().await.map(|entry| (entry.clone(), request.queue.clone())))
+        let Some(acquiring) = &mut self.acquiring else { return Ok(None) };
+        let name = acquiring.request.queue.clone();
+        Ok(acquiring.entry().await.map(|entry| (entry.clone(), name)))
     }
 
     fn start(&mut self) -> Result<()> {
         if let Some(request) = self.request.take() {
-            let request = request?;
-            self.acquiring = Some((Acquiring::start(&self.client, request.clone(), Patience::Forever), request));
+            self.acquiring = Some(Acquiring::start(&self.client, request?, Patience::Forever));
         }
         Ok(())
     }
@@ -190,11 +191,11 @@ impl<G> Future for Acquire<G> {
         self.start()?;
         let Self { client, acquiring, wrap, .. } = &mut *self;
         loop {
-            let Some((waiting, request)) = acquiring else { return Poll::Pending };
+            let Some(waiting) = acquiring else { return Poll::Pending };
             // Without a deadline the answer is a guard or an error.
             match ready!(waiting.poll_guard(cx))? {
-                Some(guard) => return Poll::Ready(Ok(wrap(guard, request.kind))),
-                None => *waiting = Acquiring::start(client, request.clone(), Patience::Forever),
+                Some(guard) => return Poll::Ready(Ok(wrap(guard, waiting.request.kind))),
+                None => *waiting = Acquiring::start(client, waiting.request.clone(), Patience::Forever),
             }
         }
     }
