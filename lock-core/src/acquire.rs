@@ -3,7 +3,7 @@
 //! An acquire that has to wait is a task of the client's runtime, because a request that was sent may be applied whatever
 //! becomes of its caller. The caller holds a receiver; when it is dropped, the task withdraws the entry.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -135,10 +135,16 @@ impl Attempt {
 
         // It may be about to be granted when the session is closed.
         let in_order = self.request.delay.map(|_| live.leaving());
+        let closing = async {
+            match &in_order {
+                Some(_) => Box::pin(live.closing()).await,
+                None => pending().await,
+            }
+        };
         let turn = tokio::select! {
             biased;
             why = self.interrupted(&mut reply) => Err(why),
-            () = live.closing(), if in_order.is_some() => Err(Interruption::SessionClosing),
+            () = closing => Err(Interruption::SessionClosing),
             turn = self.wait_for_turn(&live, &mut placed) => Ok(turn),
         };
         let why = match turn {
@@ -255,9 +261,9 @@ impl Attempt {
                 // A waiter that is late after a suspend hurts nobody, and thousands of them should not nap.
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(self.client.clock().now());
-                    tokio::time::sleep(left).await;
+                    Box::pin(tokio::time::sleep(left)).await;
                 }
-                None => std::future::pending().await,
+                None => pending().await,
             }
         };
         tokio::select! {

@@ -173,7 +173,7 @@ impl Session for EtcdSession {
         }
         let watched = match self.viewed_watch(entry) {
             Some(watched) => watched,
-            None => self.bounded(WATCH, self.watch_entry(key.clone(), created)).await?,
+            None => self.bounded(WATCH, self.watch_entry(key, created)).await?,
         };
         let Watched::Present(watch) = watched else {
             self.is_gone(entry);
@@ -182,12 +182,9 @@ impl Session for EtcdSession {
         let (views, slots, entry) = (self.views.clone(), self.slots.clone(), entry.clone());
         Ok(Watched::Present(Box::pin(async move {
             let change = watch.await;
-            if change == Change::Removed
-                && let Some(queue) = keys::queue_of(&key)
-            {
-                views.left(queue, &entry);
-                views.catch_up(queue, &created, &entry).await;
-                slots.left(queue, entry.incarnation);
+            if change == Change::Removed {
+                // Boxed, so that a watch has no room for it.
+                Box::pin(removed(&views, &slots, &entry)).await;
             }
             change
         })))
@@ -269,6 +266,15 @@ impl Session for EtcdSession {
         };
         self.bounded(CLOSE, closing).await
     }
+}
+
+/// Takes note that a watched entry is not in its queue any more.
+async fn removed(views: &Views<i64>, slots: &Slots, entry: &Entry) {
+    let Ok((key, created)) = keys::bytes(entry) else { return };
+    let Some(queue) = keys::queue_of(&key) else { return };
+    views.left(queue, entry);
+    views.catch_up(queue, &created, entry).await;
+    slots.left(queue, entry.incarnation);
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -283,7 +283,8 @@ impl Session for ZkSession {
                 && let Some((directory, place)) = place(&entry.key)
             {
                 views.left(directory, &entry);
-                views.catch_up(directory, &place.into(), &entry).await;
+                // Boxed, so that a watch has no room for it.
+                Box::pin(views.catch_up(directory, &place.into(), &entry)).await;
             }
             change
         })))

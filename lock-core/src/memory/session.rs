@@ -123,7 +123,10 @@ impl MemorySession {
                 if fault == Some(Fault::LostEvent) {
                     std::future::pending::<()>().await;
                 }
-                link.open().await;
+                if link.is_held() {
+                    // Boxed: it is rare, and every watch would have room for it.
+                    Box::pin(link.open()).await;
+                }
                 change
             };
             tokio::select! {
