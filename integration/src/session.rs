@@ -168,7 +168,7 @@ pub async fn dequeue(session: &Arc<dyn Session>, entry: &Entry) -> Dequeued {
 }
 
 /// The keys of a queue's entries, in order.
-pub async fn keys(session: &Arc<dyn Session>, queue: &Name) -> Vec<String> {
+pub async fn keys(session: &Arc<dyn Session>, queue: &Name) -> Vec<Arc<str>> {
     let entries = retried("entries", || session.entries(queue, usize::MAX)).await;
     entries.into_iter().map(|entry| entry.entry.key).collect()
 }

@@ -1,6 +1,7 @@
 //! What happens to the servers is not noticed by a holder and a waiter with a ttl of ten seconds.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use integration::{Etcd, ZooKeeper, connect, eventually};
@@ -15,10 +16,10 @@ struct Pair {
     waiter: tokio::task::JoinHandle<lock_core::Result<Guard>>,
     mutexes: [Mutex; 2],
     clients: [Client; 2],
-    keys: Vec<String>,
+    keys: Vec<Arc<str>>,
 }
 
-async fn keys(mutex: &Mutex) -> Option<Vec<String>> {
+async fn keys(mutex: &Mutex) -> Option<Vec<Arc<str>>> {
     Some(mutex.entries().await.ok()?.into_iter().map(|entry| entry.entry.key).collect())
 }
 
@@ -58,7 +59,7 @@ impl Pair {
         assert!(next.token() > token);
         assert_eq!(next.release().await, Release::Released);
         let left = eventually("the queue to be readable", TTL, || keys(&self.mutexes[0])).await.expect("readable");
-        assert_eq!(left, Vec::<String>::new());
+        assert_eq!(left, Vec::<Arc<str>>::new());
     }
 }
 

@@ -42,7 +42,7 @@ fn decisions(criterion: &mut Criterion) {
 }
 
 fn standing(n: u64, kind: Kind) -> Standing {
-    Standing { entry: Entry { key: format!("ledger/s1-{n:032x}"), incarnation: n }, kind }
+    Standing { entry: Entry { key: format!("ledger/s1-{n:032x}").into(), incarnation: n }, kind }
 }
 
 fn names(criterion: &mut Criterion) {

@@ -168,7 +168,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn entry(n: usize) -> Entry {
-        Entry { key: format!("e{n}"), incarnation: n as u64 }
+        Entry { key: format!("e{n}").into(), incarnation: n as u64 }
     }
 
     /// A queue in which some have left.

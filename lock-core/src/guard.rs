@@ -192,7 +192,7 @@ impl Guard {
             Err(error) => {
                 // Which of its two names the entry has is not known, so that only the end of the session removes it.
                 if live.health.check().is_ok() {
-                    tracing::error!(entry = self.entry().key, %error, "an entry cannot be downgraded, ending its session");
+                    tracing::error!(entry = &*self.entry().key, %error, "an entry cannot be downgraded, ending its session");
                     live.health.lose(Loss::Stuck);
                 }
                 self.check()?;
@@ -669,7 +669,7 @@ async fn watch_own(live: Arc<Live>, mut watched: Option<Watch>, own: Arc<Own>) {
 /// The store definitely refuses to tell whether a held entry is still there.
 fn unwatchable(live: &Live, entry: &Entry, error: &Error) {
     if !error.is_session_lost() {
-        tracing::error!(entry = entry.key, %error, "a held entry cannot be watched, ending its session");
+        tracing::error!(entry = &*entry.key, %error, "a held entry cannot be watched, ending its session");
         live.health.lose(Loss::Stuck);
     }
 }

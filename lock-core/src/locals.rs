@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     fn entry(n: u64) -> Entry {
-        Entry { key: format!("e{n}"), incarnation: n }
+        Entry { key: format!("e{n}").into(), incarnation: n }
     }
 
     /// What is left of `shown`, nearest first, and whether more is behind that.

@@ -66,7 +66,7 @@ impl RollCall {
     }
 
     fn tell(&self, changed: &Entry) {
-        tracing::debug!(entry = changed.key, "a held entry has changed");
+        tracing::debug!(entry = &*changed.key, "a held entry has changed");
         if let Some((_, sender)) = self.state().held.remove(changed) {
             let _ = sender.send(());
         }

@@ -206,11 +206,11 @@ impl Live {
                 Ok(Dequeued::Absent) => return Removal::Absent,
                 Err(Error::SessionOver { .. }) => self.health.lose(Loss::SessionEnded),
                 Err(error) if !error.is_retryable() || self.health.clock().now() >= give_up => {
-                    tracing::error!(entry = entry.key, %error, "an entry cannot be removed, ending its session");
+                    tracing::error!(entry = &*entry.key, %error, "an entry cannot be removed, ending its session");
                     self.health.lose(Loss::Stuck);
                 }
                 Err(error) => {
-                    tracing::debug!(entry = entry.key, %error, "removal not confirmed, trying again");
+                    tracing::debug!(entry = &*entry.key, %error, "removal not confirmed, trying again");
                     asked_before = true;
                     backoff.wait(&self.health).await;
                 }
@@ -231,7 +231,7 @@ impl Live {
             // An entry that is gone, or goes with its session, needs no touch.
             match self.rewrite(&entry, |value| Some(value.to_vec())).await {
                 Err(error) if !error.is_session_lost() => {
-                    tracing::warn!(entry = entry.key, %error, "the next in the queue is not told and will find out late");
+                    tracing::warn!(entry = &*entry.key, %error, "the next in the queue is not told and will find out late");
                 }
                 _ => {}
             }
@@ -255,7 +255,7 @@ impl Live {
                 Ok(Written::Done) => return Ok(true),
                 Ok(Written::Conflict) => {}
                 Err(Error::Unavailable { request, source }) => {
-                    tracing::debug!(entry = entry.key, %request, %source, "the answer was lost");
+                    tracing::debug!(entry = &*entry.key, %request, %source, "the answer was lost");
                 }
                 Err(error) => {
                     self.note(&error);

@@ -103,7 +103,7 @@ pub(crate) fn is_entry(prefix: &[u8], key: &[u8]) -> bool {
 const HEX: &str = "\0hex:";
 
 pub(crate) fn entry(kv: &KeyValue) -> Entry {
-    Entry { key: text(kv.key()), incarnation: u64::try_from(kv.create_revision()).unwrap_or_default() }
+    Entry { key: text(kv.key()).into(), incarnation: u64::try_from(kv.create_revision()).unwrap_or_default() }
 }
 
 pub(crate) fn text(key: &[u8]) -> String {
@@ -126,7 +126,7 @@ pub(crate) fn bytes(entry: &Entry) -> Result<(Vec<u8>, i64), Error> {
         (Some(key), Ok(revision)) => Ok((key, revision)),
         _ => Err(Error::InvalidConfig {
             setting: "entry".into(),
-            value: entry.key.clone(),
+            value: entry.key.to_string(),
             expected: "an entry that this backend listed".into(),
         }),
     }
@@ -217,7 +217,7 @@ mod tests {
         #[test]
         fn any_key_is_read_and_comes_back(key: Vec<u8>, incarnation in 0..=i64::MAX) {
             let _ = kind(&key);
-            let entry = Entry { key: text(&key), incarnation: incarnation.unsigned_abs() };
+            let entry = Entry { key: text(&key).into(), incarnation: incarnation.unsigned_abs() };
             prop_assert_eq!(bytes(&entry).unwrap(), (key, incarnation));
         }
 

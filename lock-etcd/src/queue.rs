@@ -75,7 +75,8 @@ impl EtcdSession {
             match self.commits.enter(prefix, &key, enter).await {
                 Ok(Some(entered)) => {
                     self.views.entered(prefix, usize::try_from(entered.keys).unwrap_or_default());
-                    let entry = Entry { key, incarnation: u64::try_from(entered.revision).unwrap_or_default() };
+                    let entry =
+                        Entry { key: key.into(), incarnation: u64::try_from(entered.revision).unwrap_or_default() };
                     let ahead = (entered.keys == 1).then(Ahead::default);
                     return Ok(Enqueued::Placed(Placed { token: entry.incarnation, entry, ahead }));
                 }

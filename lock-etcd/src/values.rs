@@ -24,7 +24,7 @@ const COMPARED: usize = 100;
 
 impl EtcdSession {
     pub(crate) fn record_of(&self, queue: &Name) -> Entry {
-        Entry { key: format!("{}{}", keys::record_prefix(self.namespace()), queue.segment()), incarnation: 0 }
+        Entry { key: format!("{}{}", keys::record_prefix(self.namespace()), queue.segment()).into(), incarnation: 0 }
     }
 
     pub(crate) fn is_record(&self, entry: &Entry) -> bool {

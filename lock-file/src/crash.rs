@@ -150,7 +150,7 @@ impl Witness {
         let store = &*self.store;
         let before = files(directory.root());
         let queue = transact(store, |store| store.entries("q", usize::MAX)).unwrap();
-        let keys: Vec<&str> = queue.iter().map(|entry| entry.entry.key.as_str()).collect();
+        let keys: Vec<_> = queue.into_iter().map(|entry| entry.entry.key).collect();
         assert_eq!(keys, [self.holder.entry("q").key]);
         let others = transact(store, |store| store.entries("w", usize::MAX)).unwrap();
         assert!(others.is_empty(), "{others:?}");

@@ -48,7 +48,7 @@ impl Place {
 
     /// The entry as the contract has it.
     pub(crate) fn entry(&self, queue: &str) -> Entry {
-        Entry { key: format!("{queue}/{}", self.name()), incarnation: self.order }
+        Entry { key: format!("{queue}/{}", self.name()).into(), incarnation: self.order }
     }
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn names(key: &str) -> impl Iterator<Item = String> {
 
 /// Where the record of a queue is kept.
 pub(crate) fn record(queue: &str) -> Entry {
-    Entry { key: format!("{RECORDS}/{queue}"), incarnation: 0 }
+    Entry { key: format!("{RECORDS}/{queue}").into(), incarnation: 0 }
 }
 
 /// Whether a directory's name is the segment of a lock.
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_writer_may_be_found_as_a_reader() {
-        let (writer, reader) = (place(Kind::Write).entry("a").key, place(Kind::Read).entry("a").key);
+        let [writer, reader] = [Kind::Write, Kind::Read].map(|kind| place(kind).entry("a").key.to_string());
         assert_eq!(names(&writer).collect::<Vec<_>>(), [writer.clone(), reader.clone()]);
         assert_eq!(names(&reader).collect::<Vec<_>>(), [reader]);
     }
@@ -165,7 +165,7 @@ mod tests {
             if let Some(place) = Place::parse(&name) {
                 prop_assert_eq!(Place::parse(&place.name()), Some(place));
             }
-            let _ = Key::parse(&Entry { key: name.clone(), incarnation: 0 });
+            let _ = Key::parse(&Entry { key: name.as_str().into(), incarnation: 0 });
             let _ = names(&name).count();
         }
     }

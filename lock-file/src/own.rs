@@ -35,7 +35,7 @@ pub(crate) struct Own {
 #[derive(Debug, Default)]
 struct Belongings {
     /// The keys of the entries that may be there.
-    entries: HashSet<String>,
+    entries: HashSet<Arc<str>>,
     /// The queues whose directories may be empty, and since when.
     left: HashMap<String, Instant>,
     /// The queues that are watched, and how often.
@@ -82,7 +82,7 @@ impl Own {
         file.as_ref().map(|file| file.try_clone().map(OwnedFd::from)).transpose()
     }
 
-    pub(crate) fn has(&self, key: String) {
+    pub(crate) fn has(&self, key: Arc<str>) {
         self.belongings().entries.insert(key);
     }
 
@@ -90,7 +90,7 @@ impl Own {
     pub(crate) fn has_no_more(&self, key: &str) {
         let mut belongings = self.belongings();
         for name in names(key) {
-            belongings.entries.remove(&name);
+            belongings.entries.remove(&*name);
         }
         if let Some((queue, _)) = key.split_once('/') {
             belongings.left.insert(queue.to_owned(), Instant::now());

@@ -28,7 +28,7 @@ struct Sight {
     path: PathBuf,
     stamp: Stamp,
     /// For an entry, its key and the file of its session.
-    of: Option<(String, PathBuf)>,
+    of: Option<(Arc<str>, PathBuf)>,
     /// The file, when nobody tells that it is gone: as long as it is open, no other gets its number.
     _held: Option<File>,
 }

@@ -50,7 +50,7 @@ impl World for FileWorld {
     }
 
     async fn remove(&self, entry: &Entry) {
-        std::fs::remove_file(self.directory.path().join(&entry.key)).expect("the entry is there");
+        std::fs::remove_file(self.directory.path().join(&*entry.key)).expect("the entry is there");
     }
 
     async fn expire(&self, session: &str) {

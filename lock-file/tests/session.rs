@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use common::{Directory, enqueue, eventually, fresh_id, in_time, keys, name, watch};
@@ -69,7 +70,7 @@ async fn a_session_that_is_dropped_is_over_and_what_it_left_is_removed() {
     assert!(alive.owner(&id).await.expect("it can be asked for").is_some());
     drop(gone);
     assert_eq!(alive.owner(&id).await.expect("it can be asked for"), None);
-    assert_eq!(keys(&alive, "a").await, Vec::<String>::new());
+    assert_eq!(keys(&alive, "a").await, Vec::<Arc<str>>::new());
     let own = format!("%session/{}", alive.id());
     eventually("all of it is removed, in the other queue too", || async {
         directory.files() == BTreeSet::from(["%counter", "%next", "%record", "%session", &own].map(str::to_owned))
@@ -186,7 +187,7 @@ async fn values_are_replaced_whole_and_only_in_their_version() {
     a.dequeue(&entry).await.expect("it is removed");
     assert_eq!(b.write(&entry, 3, b"too late").await.expect("an answer"), Written::Conflict);
     assert_eq!(b.read(&entry).await.expect("an answer"), None);
-    assert_eq!(keys(&b, "q").await, Vec::<String>::new());
+    assert_eq!(keys(&b, "q").await, Vec::<Arc<str>>::new());
 }
 
 #[tokio::test]
@@ -322,7 +323,7 @@ async fn a_session_whose_store_stands_still_can_be_closed() {
     assert!(matches!(closed, Err(Error::Unavailable { .. })), "{closed:?}");
     assert_eq!(in_time("others need no answer from the store", removed).await, Change::Removed);
     drop(stopped);
-    assert_eq!(keys(&b, "q").await, Vec::<String>::new());
+    assert_eq!(keys(&b, "q").await, Vec::<Arc<str>>::new());
 }
 
 #[tokio::test]
@@ -339,7 +340,7 @@ async fn removed_numbers_and_a_removed_store_are_noticed() {
         assert!(matches!(session.renew().await, Err(Error::SessionOver { .. })));
     }
     let again = directory.session().await;
-    assert_eq!(keys(&again, "q").await, Vec::<String>::new());
+    assert_eq!(keys(&again, "q").await, Vec::<Arc<str>>::new());
 }
 
 #[tokio::test]
@@ -381,7 +382,7 @@ async fn what_cannot_be_removed_keeps_nothing_else() {
     let file = directory.path(&format!("%session/{}", gone.id()));
     drop(gone);
     let later = directory.session().await;
-    assert_eq!(keys(&later, "q").await, Vec::<String>::new());
+    assert_eq!(keys(&later, "q").await, Vec::<Arc<str>>::new());
     let mine = enqueue(&alive, "q", Kind::Exclusive).await.entry;
     eventually("all else is removed", || async {
         let left = fs::read_dir(directory.path("q")).expect("it is there").count();

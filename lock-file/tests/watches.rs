@@ -110,7 +110,7 @@ async fn a_queue_is_watched_for_those_who_join_and_leave_and_die() {
     let stir = silent_stir(&b, &queue).await;
     drop(dies);
     in_time("who dies", stir).await;
-    assert_eq!(keys(&b, "q").await, Vec::<String>::new());
+    assert_eq!(keys(&b, "q").await, Vec::<Arc<str>>::new());
     // Two who watch an empty queue do not disturb each other.
     eventually("what is left is removed", || async { directory.files().iter().all(|file| !file.starts_with("q/")) })
         .await;

@@ -56,7 +56,7 @@ impl ZkSession {
     /// Removes an entry, under the name that it has now.
     pub(crate) async fn remove(&self, client: &Client, entry: &Entry) -> Result<Dequeued, zk::Error> {
         // Node names are never used twice, so there is no later incarnation to spare.
-        let deleted = match self.turn(|answer| Write::Leave(entry.key.clone(), answer)).await {
+        let deleted = match self.turn(|answer| Write::Leave(entry.key.to_string(), answer)).await {
             Turn::Answered(deleted) => deleted,
             Turn::Alone(_under_way) => client.delete(&entry.key, None).await,
         };

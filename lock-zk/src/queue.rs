@@ -230,7 +230,7 @@ impl ZkSession {
 
 /// Names are never used twice: there is a fresh uuid in each.
 pub(crate) fn entry(key: String) -> Entry {
-    Entry { key, incarnation: 0 }
+    Entry { key: key.into(), incarnation: 0 }
 }
 
 /// The directory and the place of an entry.

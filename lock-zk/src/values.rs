@@ -84,7 +84,7 @@ impl ZkSession {
             };
         }
         let Some(version) = data_version(version) else {
-            return Err(Error::refused(WRITE, VersionsUsedUp(entry.key.clone())));
+            return Err(Error::refused(WRITE, VersionsUsedUp(entry.key.to_string())));
         };
         if let Some(behind) = self.deaf_candidate(client, entry).await? {
             return Err(Error::refused(WRITE, DeafCandidate(behind)));

@@ -134,7 +134,7 @@ async fn a_holder_that_was_thrown_out_writes_nothing_even_before_it_notices() {
         // A wrong version beside it does not hide that.
         assert_lost(Guarded::new(&guard).unwrap().put_if("app", "new", 0).commit().await, Loss::EntryRemoved);
         // The same key again is not the same entry.
-        admin.put(guard.entry().key.as_str(), "forged", None).await.unwrap();
+        admin.put(&*guard.entry().key, "forged", None).await.unwrap();
         assert_lost(Guarded::new(&guard).unwrap().delete("app").commit().await, Loss::EntryRemoved);
         let write = Txn::new().when([held]).and_then([TxnOp::put("app", "new", None)]);
         assert!(!admin.txn(write).await.unwrap().succeeded());
@@ -203,7 +203,7 @@ async fn a_delayed_write_is_not_made_after_the_next_grant() {
             (answer, guard)
         });
         held.fired().await.unwrap();
-        admin.delete(key, None).await.unwrap();
+        admin.delete(&*key, None).await.unwrap();
         let next = other.mutex(name.as_str()).unwrap().lock().await.unwrap();
         Guarded::new(&next).unwrap().put("app", "next").commit().await.unwrap();
         if release {

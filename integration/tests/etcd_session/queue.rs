@@ -1,6 +1,7 @@
 //! Entering, looking and leaving, alone and with other clients.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, PutOptions, WatchOptions};
@@ -146,7 +147,7 @@ async fn keys_of_any_form_are_contenders() {
     // What was never listed is answered, too.
     let unknown = Entry { key: "\0hex:zz".into(), incarnation: 3 };
     assert!(session.watch(&unknown).await.is_err() && session.dequeue(&unknown).await.is_err());
-    let absent = Entry { key: format!("{NAMESPACE}/absent/x"), incarnation: 3 };
+    let absent = Entry { key: format!("{NAMESPACE}/absent/x").into(), incarnation: 3 };
     assert!(matches!(session.watch(&absent).await, Ok(Watched::Gone)));
     assert_eq!(session.ahead(&absent, 1).await.unwrap(), None);
 }
@@ -157,7 +158,7 @@ async fn a_foreign_key_in_our_place_is_one_ahead() {
     let etcd = Etcd::single().await.unwrap();
     let session = open(&etcd.endpoint(0)).await;
     let queue = queue();
-    let (next, theirs) = (Attempt::new(&queue), format!("{NAMESPACE}/{queue}/{}-0", session.id()));
+    let (next, theirs) = (Attempt::new(&queue), Arc::<str>::from(format!("{NAMESPACE}/{queue}/{}-0", session.id())));
     etcd.ctl(&["put", &theirs, "theirs"]).await.unwrap();
     assert!(next.adopt(&session).await.is_none());
     let ours = placed(next.enqueue(&session).await);
@@ -224,11 +225,7 @@ async fn a_later_incarnation_of_a_key_is_left_alone() {
     let queue = queue();
     let entry = enqueue(&session, &queue).await.entry;
     etcd.ctl(&["del", &entry.key]).await.unwrap();
-    foreign(&etcd)
-        .await
-        .put(entry.key.clone(), "new", Some(PutOptions::new().with_lease(lease(&session))))
-        .await
-        .unwrap();
+    foreign(&etcd).await.put(&*entry.key, "new", Some(PutOptions::new().with_lease(lease(&session)))).await.unwrap();
     assert_eq!(dequeue(&session, &entry).await, Dequeued::Absent);
     assert_eq!(ahead(&session, &entry, 1).await, None);
     assert!(matches!(session.watch(&entry).await, Ok(Watched::Gone)));

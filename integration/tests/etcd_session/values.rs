@@ -32,12 +32,12 @@ async fn entries_stay_on_their_lease_and_records_have_none() {
         assert_eq!(stored(&etcd, &entry.key).await, Some((lease(&a), b"other".to_vec())));
     }
     let record = a.record(&queue);
-    assert_eq!(record.key, format!("{NAMESPACE}/%record/{queue}"));
+    assert_eq!(*record.key, *format!("{NAMESPACE}/%record/{queue}"));
     assert_eq!(write(&a, &record, 0, b"x").await, Written::Done);
     assert_eq!(stored(&etcd, &record.key).await, Some((0, b"x".to_vec())));
     // An operator may have put it on one.
     let mut admin = Client::connect([etcd.url(0)], None).await.unwrap();
-    admin.put(record.key.as_str(), "y", Some(PutOptions::new().with_lease(lease(&a)))).await.unwrap();
+    admin.put(&*record.key, "y", Some(PutOptions::new().with_lease(lease(&a)))).await.unwrap();
     let version = read(&b, &record).await.unwrap().version;
     assert_eq!(write(&b, &record, version, b"z").await, Written::Done);
     a.close().await.unwrap();
@@ -72,7 +72,7 @@ async fn a_later_incarnation_of_a_key_is_neither_read_nor_written() {
         etcd.ctl(&["del", &entry.key]).await.unwrap();
         let mut admin = Client::connect([etcd.url(0)], None).await.unwrap();
         let lease = PutOptions::new().with_lease(lease(&session));
-        let put = admin.put(entry.key.as_str(), "theirs", Some(lease)).await.unwrap();
+        let put = admin.put(&*entry.key, "theirs", Some(lease)).await.unwrap();
         let version = put.header().unwrap().revision().unsigned_abs();
         assert_eq!(read(&session, &entry).await, None);
         for version in [version, entry.incarnation] {

@@ -200,7 +200,7 @@ async fn a_lost_connection_is_one_to_each() {
         held.fired().await.unwrap();
         match direction {
             Direction::ToClient => {
-                let is_there = |keys: Vec<String>| keys.iter().any(|key| key.contains(&mark));
+                let is_there = |keys: Vec<Arc<str>>| keys.iter().any(|key| key.contains(&mark));
                 let applied = || async { is_there(keys(&observer, marked).await).then_some(()) };
                 eventually("what was sent to be applied", PATIENCE, applied).await.unwrap();
             }

@@ -162,7 +162,7 @@ async fn a_deleted_directory_is_made_again_and_its_entries_are_gone() {
     let zookeeper = ZooKeeper::single().await.unwrap();
     let session = open(&zookeeper.endpoint(0)).await;
     let (admin, queue) = (zookeeper.admin().await.unwrap(), queue());
-    assert_eq!(keys(&session, &queue).await, Vec::<String>::new());
+    assert_eq!(keys(&session, &queue).await, Vec::<Arc<str>>::new());
     let mut last = 0;
     for _ in 0..3 {
         let mine = enqueue(&session, &queue).await;

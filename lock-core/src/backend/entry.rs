@@ -1,5 +1,7 @@
 //! Entries: what goes into a queue, and what is seen of it.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Kind;
@@ -49,8 +51,8 @@ pub struct Enqueue<'a> {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
-    /// The entry's key or path in the store.
-    pub key: String,
+    /// The entry's key or path in the store. Shared, because a waiter's is known in many places.
+    pub key: Arc<str>,
     /// Tells incarnations of one key apart, where the store can reuse a key; otherwise anything constant for the entry.
     pub incarnation: u64,
 }

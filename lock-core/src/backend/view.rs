@@ -1,7 +1,7 @@
 //! A queue as a session knows it by heart, for backends that are told of every change.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{oneshot, watch};
 
@@ -21,7 +21,7 @@ use crate::backend::{Ahead, Change, Entry, Standing, Watched};
 /// # #[tokio::main] async fn main() -> Result<(), lock_core::backend::Blind> {
 /// use lock_core::backend::{Change, Entry, Kind, Standing, View, Watched};
 ///
-/// let mutex = |n: u64| Standing { entry: Entry { key: format!("reindex/{n}"), incarnation: n }, kind: Kind::Exclusive };
+/// let mutex = |n: u64| Standing { entry: Entry { key: format!("reindex/{n}").into(), incarnation: n }, kind: Kind::Exclusive };
 /// let view = View::new([(5, mutex(5)), (7, mutex(7))], 8);
 /// view.put(9, mutex(9));
 /// assert!(view.reaches(&9).await);
@@ -56,7 +56,7 @@ pub struct Blind;
 #[derive(Debug)]
 struct State<P> {
     seats: BTreeMap<P, Seat>,
-    places: HashMap<String, P>,
+    places: HashMap<Arc<str>, P>,
 }
 
 #[derive(Debug)]
@@ -258,7 +258,7 @@ mod tests {
     use crate::backend::Kind;
 
     fn standing(n: u64, kind: Kind) -> (u64, Standing) {
-        (n, Standing { entry: Entry { key: format!("q/{n}"), incarnation: n }, kind })
+        (n, Standing { entry: Entry { key: format!("q/{n}").into(), incarnation: n }, kind })
     }
 
     fn view(listed: &[u64], reached: u64) -> View<u64> {

@@ -282,7 +282,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     fn entry(n: u64) -> Entry {
-        Entry { key: format!("q/{n}"), incarnation: n }
+        Entry { key: format!("q/{n}").into(), incarnation: n }
     }
 
     type Opened = Result<(Arc<View<u64>>, Feed), Infallible>;

@@ -142,7 +142,7 @@ impl MemorySession {
     }
 
     fn placed(queue: &Name, id: &str, session: &str, order: u64) -> Placed {
-        let entry = Entry { key: format!("{}/{session}-{id}", queue.segment()), incarnation: order };
+        let entry = Entry { key: format!("{}/{session}-{id}", queue.segment()).into(), incarnation: order };
         Placed { entry, token: order, ahead: None }
     }
 }

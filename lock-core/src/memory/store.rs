@@ -173,14 +173,14 @@ impl State {
 
     pub(super) fn read(&self, entry: &Entry) -> Option<Content> {
         if is_record(&entry.key) {
-            return Some(self.records.get(&entry.key).cloned().unwrap_or_default());
+            return Some(self.records.get(&*entry.key).cloned().unwrap_or_default());
         }
         self.stored(entry).map(|stored| stored.content.clone())
     }
 
     pub(super) fn write(&mut self, entry: &Entry, version: u64, value: &[u8]) -> Written {
         let content = if is_record(&entry.key) {
-            Some(self.records.entry(entry.key.clone()).or_default())
+            Some(self.records.entry(entry.key.to_string()).or_default())
         } else {
             self.stored_mut(entry).map(|stored| &mut stored.content)
         };
@@ -210,7 +210,7 @@ impl State {
     pub(super) fn remove_by_key(&mut self, key: &str) -> bool {
         let Some((queue, _)) = key.split_once('/') else { return false };
         let entries = self.queues.get(queue).into_iter().flatten();
-        let found = entries.map(|(order, stored)| as_entry(queue, *order, stored)).find(|entry| entry.key == key);
+        let found = entries.map(|(order, stored)| as_entry(queue, *order, stored)).find(|entry| *entry.key == *key);
         found.is_some_and(|entry| self.remove(queue, entry.incarnation))
     }
 
@@ -275,7 +275,7 @@ impl State {
 
 /// Where the record of a queue is kept; names are escaped, so this is none.
 pub(super) fn record(queue: &Name) -> Entry {
-    Entry { key: format!("{RECORD}{}", queue.segment()), incarnation: 0 }
+    Entry { key: format!("{RECORD}{}", queue.segment()).into(), incarnation: 0 }
 }
 
 const RECORD: &str = "%record/";
@@ -290,7 +290,7 @@ fn queue_of(entry: &Entry) -> &str {
 }
 
 fn as_entry(queue: &str, order: u64, stored: &Stored) -> Entry {
-    Entry { key: format!("{queue}/{}-{}", stored.session, stored.id), incarnation: order }
+    Entry { key: format!("{queue}/{}-{}", stored.session, stored.id).into(), incarnation: order }
 }
 
 fn standing(queue: &str, order: u64, stored: &Stored) -> Standing {

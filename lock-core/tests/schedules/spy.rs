@@ -13,7 +13,7 @@ use lock_core::{Name, Result};
 
 /// The keys of entries that somebody asked to have removed, whatever became of the request.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Removals(Arc<Mutex<HashSet<String>>>);
+pub(crate) struct Removals(Arc<Mutex<HashSet<Arc<str>>>>);
 
 impl Removals {
     pub(crate) fn has(&self, key: &str) -> bool {

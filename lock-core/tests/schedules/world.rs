@@ -55,19 +55,19 @@ struct Seen {
     /// Guards that were valid when last looked at.
     out: Vec<Held>,
     /// The keys of all entries that were granted.
-    granted: HashSet<String>,
+    granted: HashSet<Arc<str>>,
     /// The keys of those that were given back while they were valid.
-    let_go: HashSet<String>,
+    let_go: HashSet<Arc<str>>,
     /// The keys of those that are gone from the store, and since when.
-    gone: HashMap<String, Instant>,
+    gone: HashMap<Arc<str>, Instant>,
     greatest: HashMap<String, Greatest>,
     /// The keys of entries that an operator removed, and when.
-    by_hand: HashMap<String, Instant>,
+    by_hand: HashMap<Arc<str>, Instant>,
     /// Whose session was ended by hand.
     ended: HashSet<usize>,
     closing: Vec<JoinHandle<()>>,
     /// Since when these entries could be somebody's or gone.
-    late: HashMap<String, Instant>,
+    late: HashMap<Arc<str>, Instant>,
     /// The clients that own these sessions.
     owners: HashMap<String, Option<usize>>,
     sessions: Vec<String>,
@@ -83,7 +83,7 @@ struct Seen {
 /// A guard that was handed out.
 struct Held {
     name: String,
-    key: String,
+    key: Arc<str>,
     kind: Kind,
     token: u64,
     client: usize,
@@ -303,7 +303,7 @@ impl World {
     /// The value of the entry with this key.
     pub(crate) fn value_of(&self, key: &str) -> Option<Vec<u8>> {
         let mut entries = self.queues.iter().flat_map(|queue| self.store.entries(queue));
-        entries.find(|entry| entry.entry.key == key).map(|entry| entry.value)
+        entries.find(|entry| *entry.entry.key == *key).map(|entry| entry.value)
     }
 
     /// Whether an entry is in the store.
@@ -522,7 +522,7 @@ impl Seen {
         let now = Instant::now();
         let mut broken = Vec::new();
         self.arrived.extend(entries.iter().filter_map(|entry| entry.token));
-        let is_there = |key: &str| entries.iter().any(|entry| entry.entry.key == key);
+        let is_there = |key: &str| entries.iter().any(|entry| *entry.entry.key == *key);
         for key in self.granted.iter().filter(|key| is_of(key, queue) && !is_there(key)) {
             let since = self.by_hand.get(key).copied().unwrap_or(now);
             self.gone.entry(key.clone()).or_insert(since);

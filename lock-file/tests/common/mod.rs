@@ -90,7 +90,7 @@ pub(crate) async fn watch(session: &Arc<dyn Session>, entry: &Entry) -> Watch {
     }
 }
 
-pub(crate) async fn keys(session: &Arc<dyn Session>, queue: &str) -> Vec<String> {
+pub(crate) async fn keys(session: &Arc<dyn Session>, queue: &str) -> Vec<Arc<str>> {
     let entries = session.entries(&name(queue), usize::MAX).await.expect("it can be listed");
     entries.into_iter().map(|entry| entry.entry.key).collect()
 }

@@ -222,7 +222,7 @@ pub(crate) async fn under(
 ) -> Result<Ended, Failure> {
     let described = Described {
         name: held.name().to_owned(),
-        key: held.entry().key.clone(),
+        key: held.entry().key.to_string(),
         token: held.token(),
         valid: held.valid_for(),
         is_etcd,

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     fn entry(session: &str, kind: Kind, value: &[u8]) -> QueueEntry {
-        let entry = Entry { key: format!("/{session}"), incarnation: 1 };
+        let entry = Entry { key: format!("/{session}").into(), incarnation: 1 };
         QueueEntry { entry, kind, session: session.to_owned(), token: Some(1), value: value.to_vec() }
     }
 

@@ -179,7 +179,7 @@ impl Leadership {
         if candidate.entry == *self.guard.entry() {
             return Err(Error::InvalidConfig {
                 setting: format!("successor in election {:?}", self.guard.name()),
-                value: candidate.entry.key.clone(),
+                value: candidate.entry.key.to_string(),
                 expected: "another candidate than the leader itself".into(),
             });
         }

@@ -309,7 +309,7 @@ async fn stand(named: Named, value: Vec<u8>) -> Result<Leadership> {
         match office {
             Ok(Office::Taken { term }) => return Ok(Leadership::new(guard, term, value)),
             Ok(Office::Reserved { successor }) => {
-                tracing::debug!(election = %named.name, successor = successor.key, "stepping aside");
+                tracing::debug!(election = %named.name, successor = &*successor.key, "stepping aside");
                 standing = stand();
                 // Enters before the old entry leaves, so that it never stops being a candidate.
                 standing.entered().await?;
