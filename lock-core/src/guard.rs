@@ -628,26 +628,13 @@ async fn watch_own(live: Arc<Live>, mut watched: Option<Watch>, own: Arc<Own>) {
         return;
     }
     loop {
-        let watch = match watched.take() {
-            Some(watch) => Some(watch),
-            None => match live.retry(|| live.session.watch(entry)).await {
-                Ok(Watched::Present(watch)) => Some(watch),
-                Ok(Watched::Gone) => None,
-                Err(error) => return unwatchable(&live, entry, &error),
-            },
-        };
-        let Some(watch) = watch else { break };
-        // With the watch in force, so that nothing written since is missed.
-        let content = match live.retry(|| live.session.read(entry)).await {
-            Ok(Some(content)) => content,
+        // Boxed: it is done before the wait begins, and there may be thousands who hold.
+        let (watch, version) = match Box::pin(look(&live, &own, watched.take())).await {
+            Ok(Some(seen)) => seen,
             Ok(None) => break,
             Err(error) => return unwatchable(&live, entry, &error),
         };
-        own.revoked.set_if(|revoked| {
-            let asked = revocation::is_asked(&content.value);
-            std::mem::replace(revoked, asked) != asked
-        });
-        let mut present = live.roll_call.join(&live, entry, content.version);
+        let mut present = live.roll_call.join(&live, entry, version);
         let change = tokio::select! {
             biased;
             _ = live.health.lost() => return,
@@ -664,6 +651,25 @@ async fn watch_own(live: Arc<Live>, mut watched: Option<Watch>, own: Arc<Own>) {
         own.lose(Loss::EntryRemoved);
         live.locals.forget(entry);
     }
+}
+
+/// The watch on a held entry, opened if need be, and the version of its value, which may ask the holder to let go; `None` when
+/// it is gone.
+async fn look(live: &Live, own: &Own, watched: Option<Watch>) -> Result<Option<(Watch, u64)>> {
+    let watch = match watched {
+        Some(watch) => watch,
+        None => match live.retry(|| live.session.watch(&own.entry)).await? {
+            Watched::Present(watch) => watch,
+            Watched::Gone => return Ok(None),
+        },
+    };
+    // With the watch in force, so that nothing written since is missed.
+    let Some(content) = live.retry(|| live.session.read(&own.entry)).await? else { return Ok(None) };
+    own.revoked.set_if(|revoked| {
+        let asked = revocation::is_asked(&content.value);
+        std::mem::replace(revoked, asked) != asked
+    });
+    Ok(Some((watch, content.version)))
 }
 
 /// The store definitely refuses to tell whether a held entry is still there.
