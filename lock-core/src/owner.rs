@@ -73,10 +73,11 @@ impl Owner {
     /// println!("{} {} {:?}", owner.host, owner.pid, owner.label);
     /// ```
     pub fn current(label: Option<&str>) -> Self {
+        let (host, pid) = process();
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
-            host: host().to_owned(),
-            pid: std::process::id(),
+            host: host.clone(),
+            pid: *pid,
             label: label.map(str::to_owned),
             since_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
         }
@@ -117,10 +118,10 @@ impl Owner {
     }
 }
 
-/// The name of this host, as it was when it was first asked for.
-fn host() -> &'static str {
-    static HOST: OnceLock<String> = OnceLock::new();
-    HOST.get_or_init(|| gethostname::gethostname().to_string_lossy().into_owned())
+/// The name of this host and the id of this process, as they were when they were first asked for.
+fn process() -> &'static (String, u32) {
+    static PROCESS: OnceLock<(String, u32)> = OnceLock::new();
+    PROCESS.get_or_init(|| (gethostname::gethostname().to_string_lossy().into_owned(), std::process::id()))
 }
 
 #[cfg(test)]

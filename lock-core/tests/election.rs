@@ -266,6 +266,21 @@ async fn no_mark_that_is_wrong_keeps_the_first_candidate_from_leading() {
     length(&memory, 0).await;
 }
 
+/// As after a restored backup: the record tells of a later leader, whom nobody knows.
+#[tokio::test(start_paused = true)]
+async fn a_leader_who_learns_of_a_later_one_leaves_nothing_behind() {
+    let memory = store();
+    let onlooker = election(&memory).await;
+    let first = leads(stand(&memory, "first").await).await;
+    let next = stand(&memory, "next").await;
+    let candidate = onlooker.candidates().await.unwrap().remove(1);
+    write_record(&memory, &format!(r#"{{"recipe":"election","term":3,"leader":{}}}"#, u64::MAX)).await;
+    let error = first.transfer_to(&candidate).await.unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error}");
+    length(&memory, 1).await;
+    assert_eq!(leads(next).await.value(), b"next");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_candidate_is_not_seen_as_the_leader_before_it_took_office() {
     let memory = store();

@@ -94,7 +94,11 @@ pub(super) async fn name_successor(guard: &Guard, term: u64, successor: &Entry) 
         record::update(live, guard.lock(), ELECTION, |record| {
             guard.check()?;
             let term = match record {
-                Some(Record::Election { leader, .. }) if leader > mine => return Err(guard.entry_removed()),
+                Some(Record::Election { leader, .. }) if leader > mine => {
+                    // If the record is wrong, the entry is still there, and would keep everybody behind it from leading.
+                    live.clone().remove_later(guard.entry().clone());
+                    return Err(guard.entry_removed());
+                }
                 Some(Record::Election { term, .. }) => term,
                 _ => term,
             };
