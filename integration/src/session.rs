@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_core::backend::{
-    Ahead, Content, Dequeued, Enqueue, Enqueued, Entry, Kind, Placed, Session, Standing, Stir, Watch, Watched, Written,
+    Ahead, Change, Content, Dequeued, Enqueue, Enqueued, Entry, Kind, Placed, Session, Standing, Stir, Watch, Watched,
+    Written,
 };
 use lock_core::{Error, Name};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::PATIENCE;
 
@@ -165,6 +166,26 @@ pub async fn downgrade(session: &Arc<dyn Session>, mine: &Entry) -> Option<Entry
 /// Removes an entry.
 pub async fn dequeue(session: &Arc<dyn Session>, entry: &Entry) -> Dequeued {
     retried("dequeue", || session.dequeue(entry)).await
+}
+
+/// The requests by which a session learns that one of its entries is gone.
+pub const WAYS_TO_ASK: [&str; 4] = ["watch", "read", "downgrade", "dequeue"];
+
+/// Makes one of these requests for an entry that is gone.
+pub async fn finds_gone(session: &Arc<dyn Session>, entry: &Entry, asked: &str) {
+    match asked {
+        "watch" => match retried("watch", || session.watch(entry)).await {
+            Watched::Gone => {}
+            Watched::Present(watch) => {
+                let change = timeout(PATIENCE, watch).await;
+                assert_eq!(change.unwrap_or_else(|_| panic!("nobody tells that {entry:?} is gone")), Change::Removed);
+            }
+        },
+        "read" => assert_eq!(read(session, entry).await, None),
+        "downgrade" => assert_eq!(downgrade(session, entry).await, None),
+        "dequeue" => assert_eq!(dequeue(session, entry).await, Dequeued::Absent),
+        other => panic!("{other} is none of {WAYS_TO_ASK:?}"),
+    }
 }
 
 /// The keys of a queue's entries, in order.

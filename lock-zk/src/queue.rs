@@ -12,6 +12,7 @@ use crate::commits::{Entered, Entering, Turn, UnderWay, Write, other_results};
 use crate::error::{DirectoryGone, NumbersUsedUp};
 use crate::names::{self, Place};
 use crate::session::{ADOPT, DIRECTORY_TRIES, ENQUEUE, LIST, ZkSession};
+use crate::view::ahead_of_new;
 
 /// Entries ahead that an enqueue reports; who needs more asks.
 const NEAREST: usize = 8;
@@ -126,16 +127,18 @@ impl ZkSession {
         let Entered { path, zxid, listed } = entered;
         self.settled(request.id);
         // Whoever joined or left since the create makes the list one of a later moment.
-        let counts = |directory: &Stat| directory.pzxid == zxid || !matches!(request.kind, Kind::Permits(_));
-        let length = match &listed {
-            Some((children, _)) => children.len(),
-            None => self.views.find(directory).map_or(0, |view| view.len()),
+        let later_will_do = !matches!(request.kind, Kind::Permits(_));
+        let counts = |directory: &Stat| directory.pzxid == zxid || later_will_do;
+        let view = if listed.is_none() { self.views.find(directory) } else { None };
+        let length = match (&listed, &view) {
+            (Some((children, _)), _) => children.len(),
+            (None, Some(view)) => view.len(),
+            (None, None) => 0,
         };
-        let is_viewed = listed.is_none() && !matches!(request.kind, Kind::Permits(_));
         let children = listed.and_then(|(children, stat)| counts(&stat).then_some(children));
         let mut placed = self.placed(client, path, zxid, children).await?;
-        if is_viewed {
-            placed.ahead = self.ahead_of_new(&placed.entry, NEAREST).await;
+        if let Some(view) = view.filter(|_| later_will_do) {
+            placed.ahead = ahead_of_new(&view, &placed.entry, NEAREST).await;
         }
         self.has_entered(client, &placed, length).await;
         Ok(Enqueued::Placed(placed))

@@ -143,6 +143,11 @@ async fn told_ahead(view: &View<Seat>, mine: &Entry, limit: usize) -> Option<Ahe
     if view.reaches(&seat).await { view.ahead(&seat, mine, limit).ok().flatten() } else { None }
 }
 
+/// What is ahead of an entry that was just created, of which the view of its queue is told about now.
+pub(crate) async fn ahead_of_new(view: &View<Seat>, mine: &Entry, limit: usize) -> Option<Ahead> {
+    timeout(LATE[0], told_ahead(view, mine, limit)).await.ok().flatten()
+}
+
 impl ZkSession {
     /// As the view of its queue shows it; `None` where there is none, or it cannot tell.
     pub(crate) async fn viewed_ahead(&self, client: &Client, mine: &Entry, limit: usize) -> Option<Ahead> {
@@ -155,12 +160,6 @@ impl ZkSession {
             client.check_stat(&mine.key).await.ok().flatten()?;
         }
         None
-    }
-
-    /// What is ahead of an entry that was just created, if its queue has a view, which is told of it about now.
-    pub(crate) async fn ahead_of_new(&self, mine: &Entry, limit: usize) -> Option<Ahead> {
-        let view = self.views.find(place(&mine.key)?.0)?;
-        timeout(LATE[0], told_ahead(&view, mine, limit)).await.ok().flatten()
     }
 
     /// As the view of its queue shows it; `None` where there is none, or it cannot tell.

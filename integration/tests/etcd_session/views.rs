@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use integration::session::{WAYS_TO_ASK, finds_gone};
 use integration::{Cut, Etcd, PATIENCE, Proxy, connect, eventually};
-use lock_core::backend::{Change, Dequeued, Kind, Watched};
+use lock_core::backend::Kind;
 use lock_core::{Client, Error};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::{ahead, dequeue, downgrade, enqueue, enqueue_kind, open, queue, read};
+use crate::{ahead, enqueue, enqueue_kind, open, queue};
 
 const WAITERS: usize = 30;
 
@@ -85,22 +86,14 @@ async fn all_waiters_of_a_session_cost_one_watch() {
 async fn an_entry_waits_no_more_whatever_tells_that_it_is_gone() {
     let etcd = Etcd::single().await.unwrap();
     let session = open(&etcd.endpoint(0)).await;
-    for asked in ["watch", "read", "downgrade", "dequeue"] {
+    for asked in WAYS_TO_ASK {
         let queue = queue();
         let first = enqueue(&session, &queue).await.entry;
         let second = enqueue_kind(&session, &queue, Kind::Write).await.entry;
         assert_eq!(ahead(&session, &second, 9).await.unwrap().nearest[0].entry, first);
         assert_eq!(watches(&etcd).await, 1.0);
         etcd.ctl(&["del", &second.key]).await.unwrap();
-        match asked {
-            "watch" => match session.watch(&second).await.unwrap() {
-                Watched::Gone => {}
-                Watched::Present(watch) => assert_eq!(timeout(PATIENCE, watch).await.unwrap(), Change::Removed),
-            },
-            "read" => assert_eq!(read(&session, &second).await, None),
-            "downgrade" => assert_eq!(downgrade(&session, &second).await, None),
-            _ => assert_eq!(dequeue(&session, &second).await, Dequeued::Absent),
-        }
+        finds_gone(&session, &second, asked).await;
         // Long before a view is made anew.
         let none = || async { (watches(&etcd).await == 0.0).then_some(()) };
         let ended = eventually("the view to end", Duration::from_secs(5), none).await;

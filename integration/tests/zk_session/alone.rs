@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use integration::{PATIENCE, ZooKeeper, connect};
-use lock_core::{Client, Mutex};
+use lock_core::{Client, Guard, Mutex};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::watching::until_watches;
@@ -25,8 +26,15 @@ async fn visit(mutex: &Mutex, times: usize) {
 }
 
 async fn packets(zookeeper: &ZooKeeper) -> u64 {
-    let text = zookeeper.four_letter(0, "mntr").await.unwrap();
-    text.lines().find_map(|line| line.strip_prefix("zk_packets_received\t")).unwrap().trim().parse().unwrap()
+    crate::counter(zookeeper, "zk_packets_received").await.unwrap().parse().unwrap()
+}
+
+/// Asks for a lock that another one holds, and does not get it for this long.
+async fn waits(mutex: &Mutex, at_least: Duration) -> JoinHandle<Guard> {
+    let mutex = mutex.clone();
+    let mut waiting = tokio::spawn(async move { mutex.lock().await.unwrap() });
+    assert!(timeout(at_least, &mut waiting).await.is_err(), "the other one holds");
+    waiting
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,11 +79,7 @@ async fn somebody_else_is_seen_at_once() {
     for _ in 0..20 {
         visit(&one, MANY).await;
         let other = two.lock().await.unwrap();
-        let mut waiting = tokio::spawn({
-            let one = one.clone();
-            async move { one.lock().await.unwrap() }
-        });
-        assert!(timeout(Duration::from_millis(50), &mut waiting).await.is_err(), "the other one holds");
+        let waiting = waits(&one, Duration::from_millis(50)).await;
         let token = other.token();
         other.release().await;
         let guard = timeout(PATIENCE, waiting).await.unwrap().unwrap();
@@ -101,11 +105,7 @@ async fn a_directory_that_was_made_anew_is_another_queue() {
         // As many others as there were before: the next number is the one that would follow.
         visit(&two, number).await;
         let other = two.lock().await.unwrap();
-        let mut waiting = tokio::spawn({
-            let one = one.clone();
-            async move { one.lock().await.unwrap() }
-        });
-        assert!(timeout(Duration::from_millis(100), &mut waiting).await.is_err(), "the other one holds");
+        let waiting = waits(&one, Duration::from_millis(100)).await;
         other.release().await;
         timeout(PATIENCE, waiting).await.unwrap().unwrap().release().await;
     }

@@ -54,6 +54,14 @@ async fn single(extra_jvm_args: &[&str]) -> ZooKeeper {
     ZooKeeper::start(ZooKeeperOptions { extra_jvm_args, ..ZooKeeperOptions::default() }).await.unwrap()
 }
 
+/// What the server counts under this name of `mntr`.
+async fn counter(zookeeper: &ZooKeeper, name: &str) -> Option<String> {
+    let text = zookeeper.four_letter(0, "mntr").await.ok()?;
+    text.lines()
+        .filter_map(|line| line.split_once('\t'))
+        .find_map(|(counted, value)| (counted == name).then(|| value.to_owned()))
+}
+
 /// Waits until the server has no node of a session any more.
 async fn until_gone(zookeeper: &ZooKeeper, session: &str, limit: Duration) {
     let gone = || async { (!zookeeper.dump().await.ok()?.contains(session)).then_some(()) };

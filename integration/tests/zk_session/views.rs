@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use integration::session::Attempt;
+use integration::session::{Attempt, WAYS_TO_ASK, finds_gone};
 use integration::{Cut, PATIENCE, Proxy, ZooKeeper, connect, eventually};
-use lock_core::backend::{Change, Dequeued, Kind, Watched, Written};
+use lock_core::backend::{Change, Kind, Written};
 use lock_core::{Client, Error};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,8 +23,7 @@ async fn client(endpoint: &str, parameters: &str) -> Client {
 }
 
 async fn watches(zookeeper: &ZooKeeper) -> usize {
-    let text = zookeeper.four_letter(0, "mntr").await.unwrap();
-    text.lines().find_map(|line| line.strip_prefix("zk_watch_count\t")).unwrap().trim().parse().unwrap()
+    crate::counter(zookeeper, "zk_watch_count").await.unwrap().parse().unwrap()
 }
 
 /// Holds a lock, with others waiting for it who are given it one after the other.
@@ -111,22 +110,14 @@ async fn a_view_does_not_outlive_a_holder_that_was_removed_by_hand() {
 async fn an_entry_waits_no_more_whatever_tells_that_it_is_gone() {
     let zookeeper = ZooKeeper::single().await.unwrap();
     let (session, admin) = (open(&zookeeper.endpoint(0)).await, zookeeper.admin().await.unwrap());
-    for asked in ["watch", "read", "downgrade", "dequeue"] {
+    for asked in WAYS_TO_ASK {
         let queue = queue();
         let first = enqueue(&session, &queue).await.entry;
         let second = enqueue_kind(&session, &queue, Kind::Write).await.entry;
         assert_eq!(ahead(&session, &second, 9).await.unwrap().nearest[0].entry, first);
         crate::watching::until_watches(&zookeeper, "2").await;
         admin.delete(&second.key).await.unwrap();
-        match asked {
-            "watch" => match session.watch(&second).await.unwrap() {
-                Watched::Gone => {}
-                Watched::Present(watch) => assert_eq!(timeout(PATIENCE, watch).await.unwrap(), Change::Removed),
-            },
-            "read" => assert_eq!(read(&session, &second).await, None),
-            "downgrade" => assert_eq!(downgrade(&session, &second).await, None),
-            _ => assert_eq!(dequeue(&session, &second).await, Dequeued::Absent),
-        }
+        finds_gone(&session, &second, asked).await;
         let ended = timeout(Duration::from_secs(5), crate::watching::until_watches(&zookeeper, "0"));
         ended.await.unwrap_or_else(|_| panic!("it waits in spite of {asked}"));
     }

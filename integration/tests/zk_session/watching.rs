@@ -92,8 +92,7 @@ async fn a_watch_and_the_place_survive_a_restart_of_the_server() {
 
 /// Those on directories included, which `wchs` leaves out.
 async fn watches(zookeeper: &ZooKeeper) -> Option<String> {
-    let text = zookeeper.four_letter(0, "mntr").await.ok()?;
-    text.lines().find_map(|line| line.strip_prefix("zk_watch_count\t").map(str::to_owned))
+    crate::counter(zookeeper, "zk_watch_count").await
 }
 
 pub(crate) async fn until_watches(zookeeper: &ZooKeeper, want: &str) {

@@ -202,7 +202,7 @@ impl<P: Clone + Ord + Send + Sync + 'static> Views<P> {
         if let Some(view) = slot.view() {
             return Some(Ok(view));
         }
-        // Whoever asks is about to wait.
+        // Whoever asks counts as one who waits.
         let waiting = slot.waiting().len() + 1;
         if waiting * SHARE < slot.length.load(Ordering::Relaxed) {
             return None;
