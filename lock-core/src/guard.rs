@@ -292,8 +292,10 @@ impl Guard {
     /// # Ok(()) }
     /// ```
     pub fn valid_for(&self) -> Duration {
-        let now = self.live.health.clock().now();
-        self.valid_until().map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+        if self.own.loss().is_some() {
+            return Duration::ZERO;
+        }
+        self.live.health.left().unwrap_or_default()
     }
 
     /// Held, suspect or lost.
@@ -544,7 +546,8 @@ impl Guard {
                     session::Removal::Removed => Release::Released,
                     session::Removal::Absent | session::Removal::SessionLost => Release::NotHeld,
                 },
-                () = tokio::time::sleep(budget) => Release::Pending,
+                // A timer only for what is not done at once.
+                () = async { tokio::time::sleep(budget).await } => Release::Pending,
             };
             let _ = answer.send(outcome);
             if outcome == Release::Pending {
@@ -576,7 +579,7 @@ impl Guard {
         let delayed = self.delays.then(|| (self.lock.clone(), self.token, live.leaving()));
         async move {
             if let Some((lock, token, _in_order)) = &delayed {
-                lock_delay::forget(&live, lock, *token).await;
+                Box::pin(lock_delay::forget(&live, lock, *token)).await;
             }
             live.remove(&own.entry).await
         }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::clock::{Clock, Instant};
 use crate::error::Loss;
@@ -40,13 +41,24 @@ impl Health {
 
     /// Alive until when, or how it was lost. No I/O, no lock.
     pub(crate) fn check(&self) -> Result<Instant, Loss> {
+        self.alive().map(|(_, until)| until)
+    }
+
+    /// How long the proven life still is.
+    pub(crate) fn left(&self) -> Result<Duration, Loss> {
+        self.alive().map(|(now, until)| until.saturating_duration_since(now))
+    }
+
+    /// The present moment, and until when it is proven to be alive. Reads the clock once.
+    fn alive(&self) -> Result<(Instant, Instant), Loss> {
         loop {
             let deadline = self.deadline.load(Ordering::Acquire);
             if deadline == LOST {
                 return Err(self.loss());
             }
-            if self.clock.now().as_nanos() < deadline {
-                return Ok(Instant::from_nanos(deadline));
+            let now = self.clock.now();
+            if now.as_nanos() < deadline {
+                return Ok((now, Instant::from_nanos(deadline)));
             }
             // On failure somebody renewed it in the same moment or lost it: look again.
             if self.deadline.compare_exchange(deadline, LOST, Ordering::AcqRel, Ordering::Acquire).is_ok() {
@@ -143,7 +155,7 @@ mod tests {
         assert_eq!(health.check(), Ok(at(10)));
         assert_eq!(health.extend(at(20)), Ok(()));
         assert_eq!(health.extend(at(15)), Ok(()), "an older proof changes nothing");
-        assert_eq!(health.check(), Ok(at(20)));
+        assert_eq!((health.check(), health.left()), (Ok(at(20)), Ok(Duration::from_nanos(20))));
         clock.0.store(20, Ordering::SeqCst);
         assert_eq!(health.extend(at(30)), Err(Loss::Expired));
         clock.0.store(19, Ordering::SeqCst);

@@ -121,7 +121,7 @@ impl Live {
 
     /// Whether there is somebody who renews it; not when its runtime is gone.
     pub(crate) fn is_kept(&self) -> bool {
-        self.health.check().is_err() || self.closed.has_changed().is_ok()
+        self.closed.has_changed().is_ok() || self.health.check().is_err()
     }
 
     /// The interval of renewals.
@@ -134,8 +134,7 @@ impl Live {
         let proofs = self.health.proofs();
         loop {
             let seen = proofs.version();
-            let until = self.health.check()?;
-            if until.saturating_duration_since(self.health.clock().now()) >= self.beat() {
+            if self.health.left()? >= self.beat() {
                 return Ok(());
             }
             self.renew_now();
@@ -185,8 +184,7 @@ impl Live {
 
     async fn remove_from_store(&self, entry: &Entry) -> Removal {
         let mut backoff = Backoff::default();
-        let give_up = self.health.clock().now() + self.session.ttl();
-        let mut asked_before = false;
+        let mut give_up = None;
         loop {
             let answer = tokio::select! {
                 biased;
@@ -199,20 +197,21 @@ impl Live {
                     return Removal::Removed;
                 }
                 // An earlier call whose answer was lost may be the one that removed it.
-                Ok(Dequeued::Absent) if asked_before => {
+                Ok(Dequeued::Absent) if give_up.is_some() => {
                     self.counters.dequeued.add_one();
                     return Removal::Removed;
                 }
                 Ok(Dequeued::Absent) => return Removal::Absent,
                 Err(Error::SessionOver { .. }) => self.health.lose(Loss::SessionEnded),
-                Err(error) if !error.is_retryable() || self.health.clock().now() >= give_up => {
-                    tracing::error!(entry = &*entry.key, %error, "an entry cannot be removed, ending its session");
-                    self.health.lose(Loss::Stuck);
-                }
                 Err(error) => {
-                    tracing::debug!(entry = &*entry.key, %error, "removal not confirmed, trying again");
-                    asked_before = true;
-                    backoff.wait(&self.health).await;
+                    let now = self.health.clock().now();
+                    if !error.is_retryable() || now >= *give_up.get_or_insert(now + self.session.ttl()) {
+                        tracing::error!(entry = &*entry.key, %error, "an entry cannot be removed, ending its session");
+                        self.health.lose(Loss::Stuck);
+                    } else {
+                        tracing::debug!(entry = &*entry.key, %error, "removal not confirmed, trying again");
+                        backoff.wait(&self.health).await;
+                    }
                 }
             }
         }

@@ -430,8 +430,7 @@ impl Client {
     /// ```
     pub async fn valid_for(&self) -> Result<Duration> {
         let live = self.live_from_anywhere().await?;
-        let until = live.health.check().map_err(|_| live.over())?;
-        Ok(until.saturating_duration_since(live.health.clock().now()))
+        live.health.left().map_err(|_| live.over())
     }
 
     /// Ends the present session: all guards of this client are lost at once, all its entries leave their queues.

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::link::{Fault, Link, Op};
-use super::store::{Outcome, State, Store, record};
+use super::store::{Offer, Outcome, State, Store, key, record};
 use crate::backend::{
     Ahead, Change, Content, Dequeued, Enqueue, Enqueued, Entry, Placed, QueueEntry, Session, Stir, Watch, Watched,
     Written,
@@ -21,7 +21,7 @@ pub(super) struct MemorySession {
     store: Arc<Store>,
     link: Link,
     ttl: Duration,
-    id: String,
+    id: Arc<str>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -138,17 +138,16 @@ impl MemorySession {
     }
 
     fn over(&self) -> Error {
-        Error::SessionOver { session: self.id.clone() }
-    }
-
-    fn placed(queue: &Name, id: &str, session: &str, order: u64) -> Placed {
-        let entry = Entry { key: format!("{}/{session}-{id}", queue.segment()).into(), incarnation: order };
-        Placed { entry, token: order, ahead: None }
+        Error::SessionOver { session: self.id() }
     }
 }
 
+fn placed(entry: Entry, ahead: Option<Ahead>) -> Placed {
+    Placed { token: entry.incarnation, entry, ahead }
+}
+
 /// The server's side of a session: ends it when it was not renewed in time.
-async fn expire(store: Weak<Store>, id: String) {
+async fn expire(store: Weak<Store>, id: Arc<str>) {
     loop {
         let Some(expires) = store.upgrade().and_then(|store| store.lock().expiry(&id)) else { return };
         if Instant::now() >= expires {
@@ -164,7 +163,7 @@ async fn expire(store: Weak<Store>, id: String) {
 #[async_trait]
 impl Session for MemorySession {
     fn id(&self) -> String {
-        self.id.clone()
+        self.id.to_string()
     }
 
     fn ttl(&self) -> Duration {
@@ -180,24 +179,24 @@ impl Session for MemorySession {
     }
 
     async fn enqueue(&self, request: &Enqueue<'_>) -> Result<Enqueued> {
+        let key = key(request.queue, &self.id, request.id);
         loop {
-            let fence = self.store.lock().fence(&self.id);
-            let (session, queue, id) = (self.id.clone(), request.queue.segment().to_owned(), request.id.to_owned());
-            let (kind, value, only_if_free) = (request.kind, request.value.to_vec(), request.only_if_free);
+            let mut offer = Offer {
+                key: key.clone(),
+                session: self.id.clone(),
+                fence: self.store.lock().fence(&self.id),
+                kind: request.kind,
+                value: request.value.to_vec(),
+                only_if_free: request.only_if_free,
+            };
             let answer = self.request((Op::Enqueue, "enter the queue"), move |state, fault| {
-                let only_if_free = only_if_free && fault != Some(Fault::StaleRead);
-                match state.enqueue(&session, fence, &queue, (&id, kind), &value, only_if_free) {
-                    Outcome::Placed(order) => {
-                        let ahead = state.entry(&queue, order).and_then(|entry| state.ahead(&entry, 1, false));
-                        (Outcome::Placed(order), ahead)
-                    }
-                    other => (other, None),
-                }
+                offer.only_if_free &= fault != Some(Fault::StaleRead);
+                let outcome = state.enqueue(offer);
+                let ahead = if let Outcome::Placed(entry) = &outcome { state.ahead(entry, 1, false) } else { None };
+                (outcome, ahead)
             });
             return match answer.await? {
-                (Outcome::Placed(order), ahead) => {
-                    Ok(Enqueued::Placed(Placed { ahead, ..Self::placed(request.queue, request.id, &self.id, order) }))
-                }
+                (Outcome::Placed(entry), ahead) => Ok(Enqueued::Placed(placed(entry, ahead))),
                 (Outcome::Busy, _) => Ok(Enqueued::Busy),
                 (Outcome::SessionOver, _) => Err(self.over()),
                 (Outcome::FenceMoved, _) => continue,
@@ -206,12 +205,12 @@ impl Session for MemorySession {
     }
 
     async fn adopt(&self, request: &Enqueue<'_>) -> Result<Option<Placed>> {
-        let (session, queue, id) = (self.id.clone(), request.queue.segment().to_owned(), request.id.to_owned());
+        let (session, key) = (self.id.clone(), key(request.queue, &self.id, request.id));
         let found = self.request((Op::Adopt, "settle a lost reply"), move |state, _| {
-            state.move_fence(&session).then(|| state.find(&session, &queue, &id))
+            state.move_fence(&session).then(|| state.find(&key))
         });
         let found = found.await?.ok_or_else(|| self.over())?;
-        Ok(found.map(|order| Self::placed(request.queue, request.id, &self.id, order)))
+        Ok(found.map(|entry| placed(entry, None)))
     }
 
     async fn ahead(&self, mine: &Entry, limit: usize) -> Result<Option<Ahead>> {

@@ -1,7 +1,7 @@
 //! The state of the store and what each request does to it, in one step and without waiting.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -24,43 +24,61 @@ pub(super) struct State {
     /// Orders entries and is their token; never reused.
     last_order: u64,
     last_session: u64,
-    queues: BTreeMap<String, BTreeMap<u64, Stored>>,
-    sessions: HashMap<String, Life>,
+    /// By their names' segments. Boxed, because a node of a map has room for eleven, and most queues have one.
+    queues: BTreeMap<Arc<str>, BTreeMap<u64, Box<Stored>>>,
+    sessions: BTreeMap<Arc<str>, Life>,
     records: HashMap<String, Content>,
     watches: HashMap<String, Vec<oneshot::Sender<Change>>>,
     /// The entry removed last, for reads that lag behind.
-    ghost: Option<(String, u64, Stored)>,
+    ghost: Option<Box<Stored>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Stored {
-    session: String,
-    id: String,
+    entry: Entry,
+    session: Arc<str>,
     kind: Kind,
     content: Content,
+}
+
+impl Stored {
+    fn standing(&self) -> Standing {
+        Standing { entry: self.entry.clone(), kind: self.kind }
+    }
+}
+
+/// An entry on its way into a queue.
+#[derive(Debug)]
+pub(super) struct Offer {
+    pub(super) key: Arc<str>,
+    pub(super) session: Arc<str>,
+    /// Requests sent under an older fence of the session are refused for ever.
+    pub(super) fence: u64,
+    pub(super) kind: Kind,
+    pub(super) value: Vec<u8>,
+    pub(super) only_if_free: bool,
 }
 
 #[derive(Debug)]
 struct Life {
     owner: Vec<u8>,
     expires: Instant,
-    /// Requests sent under an older fence are refused for ever.
     fence: u64,
 }
 
 /// What became of an enqueue in the store.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Outcome {
-    Placed(u64),
+    Placed(Entry),
     Busy,
     FenceMoved,
     SessionOver,
 }
 
 impl State {
-    pub(super) fn open_session(&mut self, owner: Vec<u8>, expires: Instant) -> String {
+    pub(super) fn open_session(&mut self, owner: Vec<u8>, expires: Instant) -> Arc<str> {
         self.last_session += 1;
-        let id = format!("s{}", self.last_session);
+        let id: Arc<str> = format!("s{}", self.last_session).into();
         self.sessions.insert(id.clone(), Life { owner, expires, fence: 0 });
         id
     }
@@ -85,7 +103,7 @@ impl State {
 
     pub(super) fn end_session(&mut self, session: &str) -> bool {
         let lived = self.sessions.remove(session).is_some();
-        let of_session = |(order, stored): (&u64, &Stored)| (stored.session == session).then_some(*order);
+        let of_session = |(order, stored): (&u64, &Box<Stored>)| (*stored.session == *session).then_some(*order);
         let owned = self
             .queues
             .iter()
@@ -104,59 +122,48 @@ impl State {
         self.sessions.get_mut(session).map(|life| life.fence += 1).is_some()
     }
 
-    pub(super) fn enqueue(
-        &mut self,
-        session: &str,
-        fence: u64,
-        queue: &str,
-        (id, kind): (&str, Kind),
-        value: &[u8],
-        only_if_free: bool,
-    ) -> Outcome {
-        match self.sessions.get(session) {
+    pub(super) fn enqueue(&mut self, offer: Offer) -> Outcome {
+        match self.sessions.get(&offer.session) {
             None => return Outcome::SessionOver,
-            Some(life) if life.fence != fence => return Outcome::FenceMoved,
+            Some(life) if life.fence != offer.fence => return Outcome::FenceMoved,
             Some(_) => {}
         }
-        let entries = self.queues.entry(queue.to_owned()).or_default();
-        if only_if_free && !entries.is_empty() {
+        let queue = queue_of(&offer.key);
+        let entries = self.queues.entry(queue.into()).or_default();
+        if offer.only_if_free && !entries.is_empty() {
             return Outcome::Busy;
         }
         self.last_order += 1;
-        let content = Content { value: value.to_vec(), version: 1 };
-        let stored = Stored { session: session.to_owned(), id: id.to_owned(), kind, content };
-        entries.insert(self.last_order, stored);
+        let entry = Entry { key: offer.key.clone(), incarnation: self.last_order };
+        let content = Content { value: offer.value, version: 1 };
+        let stored = Stored { entry: entry.clone(), session: offer.session, kind: offer.kind, content };
+        entries.insert(self.last_order, Box::new(stored));
         self.tell(queue, Change::Updated);
-        Outcome::Placed(self.last_order)
+        Outcome::Placed(entry)
     }
 
-    pub(super) fn find(&self, session: &str, queue: &str, id: &str) -> Option<u64> {
-        let found = self.queues.get(queue)?.iter().find(|(_, e)| e.session == session && e.id == id);
-        found.map(|(order, _)| *order)
-    }
-
-    pub(super) fn entry(&self, queue: &str, order: u64) -> Option<Entry> {
-        Some(as_entry(queue, order, self.queues.get(queue)?.get(&order)?))
+    pub(super) fn find(&self, key: &str) -> Option<Entry> {
+        let mut entries = self.queues.get(queue_of(key))?.values();
+        entries.find(|stored| *stored.entry.key == *key).map(|stored| stored.entry.clone())
     }
 
     /// The entries ahead of `mine`, nearest first; with `stale`, as if the last removal had not happened yet.
     pub(super) fn ahead(&self, mine: &Entry, limit: usize, stale: bool) -> Option<Ahead> {
-        let queue = queue_of(mine);
+        let queue = queue_of(&mine.key);
         let entries = self.queues.get(queue)?;
         entries.get(&mine.incarnation)?;
-        let mut before: Vec<(u64, &Stored)> =
-            entries.range(..mine.incarnation).rev().take(limit.saturating_add(1)).map(|(o, e)| (*o, e)).collect();
-        if let Some((of, order, ghost)) = &self.ghost
+        let before = entries.range(..mine.incarnation).rev().take(limit.saturating_add(1));
+        let mut before: Vec<&Stored> = before.map(|(_, stored)| &**stored).collect();
+        if let Some(ghost) = &self.ghost
             && stale
-            && of == queue
-            && *order < mine.incarnation
+            && queue_of(&ghost.entry.key) == queue
+            && ghost.entry.incarnation < mine.incarnation
         {
-            let at = before.partition_point(|(other, _)| other > order);
-            before.insert(at, (*order, ghost));
+            let at = before.partition_point(|other| other.entry.incarnation > ghost.entry.incarnation);
+            before.insert(at, ghost);
         }
         let more = before.len() > limit;
-        let nearest = before.into_iter().take(limit).map(|(order, stored)| standing(queue, order, stored));
-        Some(Ahead { nearest: nearest.collect(), more })
+        Some(Ahead { nearest: before.into_iter().take(limit).map(Stored::standing).collect(), more })
     }
 
     /// Registers a watch; `None` when the entry is gone.
@@ -204,23 +211,20 @@ impl State {
     }
 
     pub(super) fn dequeue(&mut self, entry: &Entry) -> Dequeued {
-        if self.remove(queue_of(entry), entry.incarnation) { Dequeued::Removed } else { Dequeued::Absent }
+        if self.remove(queue_of(&entry.key), entry.incarnation) { Dequeued::Removed } else { Dequeued::Absent }
     }
 
     pub(super) fn remove_by_key(&mut self, key: &str) -> bool {
-        let Some((queue, _)) = key.split_once('/') else { return false };
-        let entries = self.queues.get(queue).into_iter().flatten();
-        let found = entries.map(|(order, stored)| as_entry(queue, *order, stored)).find(|entry| *entry.key == *key);
-        found.is_some_and(|entry| self.remove(queue, entry.incarnation))
+        self.find(key).is_some_and(|entry| self.dequeue(&entry) == Dequeued::Removed)
     }
 
     pub(super) fn entries(&self, queue: &Name, limit: usize) -> Vec<QueueEntry> {
         let Some(entries) = self.queues.get(queue.segment()) else { return Vec::new() };
-        let entries = entries.iter().take(limit).map(|(order, stored)| QueueEntry {
-            entry: as_entry(queue.segment(), *order, stored),
+        let entries = entries.values().take(limit).map(|stored| QueueEntry {
+            entry: stored.entry.clone(),
             kind: stored.kind,
-            session: stored.session.clone(),
-            token: Some(*order),
+            session: stored.session.to_string(),
+            token: Some(stored.entry.incarnation),
             value: stored.content.value.clone(),
         });
         entries.collect()
@@ -234,11 +238,11 @@ impl State {
     }
 
     fn stored(&self, entry: &Entry) -> Option<&Stored> {
-        self.queues.get(queue_of(entry))?.get(&entry.incarnation)
+        Some(self.queues.get(queue_of(&entry.key))?.get(&entry.incarnation)?)
     }
 
     fn stored_mut(&mut self, entry: &Entry) -> Option<&mut Stored> {
-        self.queues.get_mut(queue_of(entry))?.get_mut(&entry.incarnation)
+        Some(self.queues.get_mut(queue_of(&entry.key))?.get_mut(&entry.incarnation)?)
     }
 
     fn remove(&mut self, queue: &str, order: u64) -> bool {
@@ -247,10 +251,9 @@ impl State {
         if entries.is_empty() {
             self.queues.remove(queue);
         }
-        let key = as_entry(queue, order, &stored).key;
-        self.ghost = Some((queue.to_owned(), order, stored));
-        self.tell(&key, Change::Removed);
+        self.tell(&stored.entry.key, Change::Removed);
         self.tell(queue, Change::Updated);
+        self.ghost = Some(stored);
         true
     }
 
@@ -284,15 +287,12 @@ fn is_record(key: &str) -> bool {
     key.starts_with(RECORD)
 }
 
-/// The first segment of a key. Names are escaped, so it holds no slash of its own.
-fn queue_of(entry: &Entry) -> &str {
-    entry.key.split('/').next().unwrap_or_default()
+/// The first segment of an entry's key. Names are escaped, so it holds no slash of its own.
+fn queue_of(key: &str) -> &str {
+    key.split('/').next().unwrap_or_default()
 }
 
-fn as_entry(queue: &str, order: u64, stored: &Stored) -> Entry {
-    Entry { key: format!("{queue}/{}-{}", stored.session, stored.id).into(), incarnation: order }
-}
-
-fn standing(queue: &str, order: u64, stored: &Stored) -> Standing {
-    Standing { entry: as_entry(queue, order, stored), kind: stored.kind }
+/// What the entry of this attempt is called.
+pub(super) fn key(queue: &Name, session: &str, id: &str) -> Arc<str> {
+    [queue.segment(), "/", session, "-", id].concat().into()
 }
