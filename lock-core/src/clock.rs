@@ -194,17 +194,20 @@ impl Clock for TokioClock {
     }
 }
 
-/// tokio's timers do not count suspend, so a sleep looks at the real clock at least this often.
-const LONGEST_NAP: Duration = Duration::from_secs(1);
+/// tokio's timers do not count suspend, so a sleep looks at the real clock after this many nanoseconds at the latest.
+const LONGEST_NAP: u64 = 1_000_000_000;
 
 /// Sleeps until `clock` says `at`; at most a second late after a suspend.
 pub(crate) async fn sleep_until(clock: &dyn Clock, at: Instant) {
     loop {
-        let left = at.saturating_duration_since(clock.now());
+        let now = clock.now();
+        let left = at.saturating_duration_since(now);
         if left.is_zero() {
             return;
         }
-        tokio::time::sleep(left.min(LONGEST_NAP)).await;
+        // All naps end at whole seconds, so that those who sleep wake the process once for all of them.
+        let nap = Duration::from_nanos(LONGEST_NAP - now.as_nanos() % LONGEST_NAP);
+        tokio::time::sleep(left.min(nap)).await;
     }
 }
 

@@ -345,8 +345,7 @@ impl Keeper {
         let loss = tokio::select! {
             biased;
             loss = self.health.lost() => loss,
-            loss = self.expire() => loss,
-            () = self.renew() => self.health.lost().await,
+            loss = self.renew() => loss,
         };
         if loss != Loss::Closed {
             self.counters.sessions_lost.add_one();
@@ -367,33 +366,43 @@ impl Keeper {
         }
     }
 
-    /// Returns only when the session is over.
-    async fn renew(&self) {
+    /// Renews it for as long as it lives.
+    async fn renew(&self) -> Loss {
         let clock = self.health.clock();
         let beat = self.session.ttl() / BEATS_PER_TTL;
         let mut backoff = Backoff::default();
         let mut next = clock.now() + beat;
         loop {
+            // One timer for both, since thousands of sessions are idle.
+            let until = match self.health.check() {
+                Ok(until) => until,
+                Err(loss) => return loss,
+            };
             tokio::select! {
                 biased;
-                () = sleep_until(clock, next) => {}
+                () = sleep_until(clock, next.min(until)) => {}
                 () = self.renew_now.notified() => {}
             }
             let asked = clock.now();
-            match self.renew_once(beat).await {
+            let renewed = tokio::select! {
+                biased;
+                loss = self.expire() => return loss,
+                renewed = self.renew_once(beat) => renewed,
+            };
+            match renewed {
                 Ok(valid) => {
-                    if self.health.extend(asked + valid).is_err() {
-                        return;
+                    if let Err(loss) = self.health.extend(asked + valid) {
+                        return loss;
                     }
                     self.counters.renewals.add_one();
                     backoff = Backoff::default();
                     next = asked + beat;
                 }
+                Err(Error::SessionOver { .. }) => {
+                    self.health.lose(Loss::SessionEnded);
+                    return self.health.lost().await;
+                }
                 Err(error) => {
-                    if matches!(error, Error::SessionOver { .. }) {
-                        self.health.lose(Loss::SessionEnded);
-                        return;
-                    }
                     tracing::warn!(session = self.session.id(), %error, "renewal failed, trying again");
                     self.health.suspect();
                     next = clock.now() + backoff.next().min(beat / 4);

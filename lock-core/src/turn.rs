@@ -56,7 +56,8 @@ impl Attempt {
         // Those behind may have looked while this entry had to wait, and since then watch nothing else.
         let mut taken_for_waiter = false;
         let mut is_right_here = false;
-        let mut all_refused = None;
+        // One of another recipe that is ahead for longer was not refused: it should not be there, and may stay.
+        let all_refused = tokio::time::Instant::now() + live.session.ttl();
         loop {
             let mut ahead = match known.take() {
                 Some(ahead) => ahead,
@@ -108,14 +109,10 @@ impl Attempt {
             let changing = self.wait_for_change(live, mine, &mut watching, &on, hint);
             let news = match intruder {
                 None => changing.await?,
-                Some(kind) => {
-                    // One of another recipe that is ahead for longer was not refused: it should not be there, and may stay.
-                    let until = *all_refused.get_or_insert_with(|| tokio::time::Instant::now() + live.session.ttl());
-                    match timeout_at(until, Box::pin(changing)).await {
-                        Ok(changed) => changed?,
-                        Err(_) => return Err(self.other_recipe(kind)),
-                    }
-                }
+                Some(kind) => match timeout_at(all_refused, Box::pin(changing)).await {
+                    Ok(changed) => changed?,
+                    Err(_) => return Err(self.other_recipe(kind)),
+                },
             };
             match news {
                 News::Removed if hint == Hint::Grant => break,
