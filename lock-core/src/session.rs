@@ -205,7 +205,7 @@ impl Live {
                 Err(Error::SessionOver { .. }) => self.health.lose(Loss::SessionEnded),
                 Err(error) => {
                     let now = self.health.clock().now();
-                    if !error.is_retryable() || now >= *give_up.get_or_insert(now + self.session.ttl()) {
+                    if !error.is_retryable() || now >= *give_up.get_or_insert_with(|| now + self.session.ttl()) {
                         tracing::error!(entry = &*entry.key, %error, "an entry cannot be removed, ending its session");
                         self.health.lose(Loss::Stuck);
                     } else {

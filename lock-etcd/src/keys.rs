@@ -42,6 +42,11 @@ fn marked_kind(name: &str) -> Option<Kind> {
     }
 }
 
+/// The slot in the key of an entry, as text; `None` for what is not in the form of [`entry_key`].
+pub(crate) fn slot_of(key: &str) -> Option<usize> {
+    usize::from_str_radix(key.rsplit('/').next()?.split('-').nth(1)?, 16).ok()
+}
+
 /// Whether the key of an entry was made by this session. Its lease may tell otherwise: somebody else may have written to it.
 pub(crate) fn is_of_session(key: &[u8], lease: i64) -> bool {
     key[prefix_of(key).len()..].starts_with(format!("{lease:x}-").as_bytes())
@@ -161,6 +166,10 @@ mod tests {
     fn each_kind_comes_back() {
         for of in [Kind::Exclusive, Kind::Read, Kind::Write, Kind::Permits(u32::MAX), Kind::Candidate, Kind::Sleeper] {
             assert_eq!(kind(key("ns", "l", of).as_bytes()), of);
+            assert_eq!(slot_of(&key("ns", "a-b", of)), Some(0x1f));
+        }
+        for other in ["ns/l/694d7c3a0a2b1c0d", "l/694d-", "l/694d-xyz", "\0hex:6cff", ""] {
+            assert_eq!(slot_of(other), None, "{other}");
         }
     }
 

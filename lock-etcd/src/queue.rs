@@ -47,7 +47,7 @@ impl EtcdSession {
     pub(crate) fn is_gone(&self, entry: &Entry) {
         if let Some(prefix) = keys::queue_of(entry.key.as_bytes()) {
             self.views.left(prefix, entry);
-            self.slots.left(prefix, entry.incarnation);
+            self.slots.left(prefix, entry);
         }
     }
 

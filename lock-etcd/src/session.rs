@@ -274,7 +274,7 @@ async fn removed(views: &Views<i64>, slots: &Slots, entry: &Entry) {
     let Some(queue) = keys::queue_of(&key) else { return };
     views.left(queue, entry);
     views.catch_up(queue, &created, entry).await;
-    slots.left(queue, entry.incarnation);
+    slots.left(queue, entry);
 }
 
 #[derive(Debug, thiserror::Error)]

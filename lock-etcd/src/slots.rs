@@ -6,100 +6,149 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The numbers in the keys of one session, by the prefix of the queue.
+use lock_core::backend::Entry;
+
+use crate::keys;
+
+/// The numbers in the keys of one session.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
-    queues: Mutex<HashMap<String, Queue>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By the prefix of the queue.
+    queues: HashMap<String, Queue>,
+    /// The slot of each request, by its id. One map for all queues, since most have one entry.
+    requests: HashMap<Arc<str>, usize>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// The slot of each request, by its id, and the revision that created its entry, once that is known.
-    taken: HashMap<String, (usize, Option<u64>)>,
-    /// The request of each entry, by that revision.
-    entries: HashMap<u64, String>,
-    /// Slots before the first that was never used.
+    /// Who has each slot that was ever used.
+    slots: Vec<Option<Taken>>,
+    taken: usize,
+    /// Not those that somebody else has taken.
     free: BinaryHeap<Reverse<usize>>,
-    unused: usize,
+}
+
+#[derive(Debug)]
+struct Taken {
+    request: Arc<str>,
+    /// The revision that created the entry, once that is known.
+    created: Option<u64>,
 }
 
 impl Slots {
-    fn queues(&self) -> MutexGuard<'_, HashMap<String, Queue>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The slot of a request: the one that it has, or the first one that nobody has.
     pub(crate) fn of(&self, queue: &str, id: &str) -> usize {
-        let mut queues = self.queues();
-        match queues.get_mut(queue) {
-            Some(queue) => queue.of(id),
-            None => queues.entry(queue.to_owned()).or_default().of(id),
+        let State { queues, requests } = &mut *self.state();
+        let queue = queues.entry(queue.to_owned()).or_default();
+        match requests.get(id) {
+            Some(slot) if queue.has(*slot, id) => *slot,
+            _ => {
+                let request: Arc<str> = id.into();
+                let slot = queue.take(request.clone());
+                requests.insert(request, slot);
+                slot
+            }
         }
     }
 
     /// The request was applied, at this revision.
     pub(crate) fn entered(&self, queue: &str, id: &str, revision: u64) {
-        if let Some(queue) = self.queues().get_mut(queue)
-            && let Some((_, created)) = queue.taken.get_mut(id)
-        {
-            *created = Some(revision);
-            queue.entries.insert(revision, id.to_owned());
+        let State { queues, requests } = &mut *self.state();
+        if let Some(taken) = requests.get(id).and_then(|slot| queues.get_mut(queue)?.slots.get_mut(*slot)?.as_mut()) {
+            taken.created = Some(revision);
         }
     }
 
     /// Somebody else is in the slot of this request, and may stay as long as others of this session are in the queue.
     pub(crate) fn foreign(&self, queue: &str, id: &str) {
-        if let Some(queue) = self.queues().get_mut(queue) {
-            queue.taken.remove(id);
+        let State { queues, requests } = &mut *self.state();
+        if let (Some(slot), Some(queue)) = (requests.remove(id), queues.get_mut(queue)) {
+            queue.leave(slot);
         }
     }
 
     /// The request was not applied, and never will be.
     pub(crate) fn refused(&self, queue: &str, id: &str) {
-        self.free(queue, |_| Some(id.to_owned()));
+        let mut state = self.state();
+        if let Some(slot) = state.requests.get(id).copied() {
+            state.free(queue, slot, |taken| &*taken.request == id);
+        }
     }
 
-    /// The entry that this revision created is gone for good.
-    pub(crate) fn left(&self, queue: &str, revision: u64) {
-        self.free(queue, |queue| queue.entries.get(&revision).cloned());
+    /// This entry is gone for good.
+    pub(crate) fn left(&self, queue: &str, entry: &Entry) {
+        if let Some(slot) = keys::slot_of(&entry.key) {
+            self.state().free(queue, slot, |taken| taken.created == Some(entry.incarnation));
+        }
     }
+}
 
-    fn free(&self, name: &str, request: impl FnOnce(&Queue) -> Option<String>) {
-        let mut queues = self.queues();
-        let Some(queue) = queues.get_mut(name) else { return };
-        let Some((slot, created)) = request(queue).and_then(|id| queue.taken.remove(&id)) else { return };
-        if let Some(created) = created {
-            queue.entries.remove(&created);
+impl State {
+    /// Frees a slot if it belongs to the one that is meant.
+    fn free(&mut self, name: &str, slot: usize, is_meant: impl FnOnce(&Taken) -> bool) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        if !queue.slots.get(slot).and_then(Option::as_ref).is_some_and(is_meant) {
+            return;
+        }
+        if let Some(taken) = queue.leave(slot) {
+            self.requests.remove(&taken.request);
         }
         queue.free.push(Reverse(slot));
-        if queue.taken.is_empty() {
-            queues.remove(name);
+        if queue.taken == 0 {
+            self.queues.remove(name);
         }
     }
 }
 
 impl Queue {
-    fn of(&mut self, id: &str) -> usize {
-        if let Some((slot, _)) = self.taken.get(id) {
-            return *slot;
-        }
-        let slot = match self.free.pop() {
-            Some(Reverse(slot)) => slot,
-            None => {
-                self.unused += 1;
-                self.unused - 1
+    fn has(&self, slot: usize, id: &str) -> bool {
+        matches!(self.slots.get(slot), Some(Some(taken)) if &*taken.request == id)
+    }
+
+    fn take(&mut self, request: Arc<str>) -> usize {
+        self.taken += 1;
+        let taken = Some(Taken { request, created: None });
+        match self.free.pop() {
+            Some(Reverse(slot)) => {
+                self.slots[slot] = taken;
+                slot
             }
-        };
-        self.taken.insert(id.to_owned(), (slot, None));
-        slot
+            None => {
+                // Most have one entry for as long as they are known.
+                self.slots.reserve_exact(usize::from(self.slots.is_empty()));
+                self.slots.push(taken);
+                self.slots.len() - 1
+            }
+        }
+    }
+
+    fn leave(&mut self, slot: usize) -> Option<Taken> {
+        let taken = self.slots.get_mut(slot)?.take()?;
+        self.taken -= 1;
+        Some(taken)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lock_core::backend::Kind;
+
+    /// The entry in this slot of `l/` that this revision created.
+    fn entry(slot: usize, created: u64) -> Entry {
+        Entry { key: keys::entry_key("l/", 1, slot, Kind::Write).into(), incarnation: created }
+    }
 
     #[test]
     fn a_slot_is_used_again_when_its_entry_is_gone_and_not_before() {
@@ -107,11 +156,11 @@ mod tests {
         assert_eq!((slots.of("l/", "a"), slots.of("l/", "b"), slots.of("m/", "c")), (0, 1, 0));
         slots.entered("l/", "a", 7);
         assert_eq!(slots.of("l/", "a"), 0, "the same request");
-        slots.left("l/", 6);
+        slots.left("l/", &entry(0, 6));
         assert_eq!(slots.of("l/", "d"), 2, "of an earlier one it was said that it is gone");
-        slots.left("l/", 7);
+        slots.left("l/", &entry(0, 7));
         assert_eq!(slots.of("l/", "e"), 0);
-        slots.left("l/", 7);
+        slots.left("l/", &entry(0, 7));
         assert_eq!(slots.of("l/", "f"), 3, "it was said twice that it is gone");
     }
 
@@ -135,14 +184,24 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_comes_again_in_another_queue_is_another_request() {
+        let slots = Slots::default();
+        assert_eq!((slots.of("l/", "a"), slots.of("m/", "x"), slots.of("m/", "a")), (0, 0, 1));
+        slots.refused("l/", "a");
+        slots.entered("m/", "a", 7);
+        assert_eq!(slots.of("m/", "b"), 2);
+    }
+
+    #[test]
     fn a_queue_without_entries_is_forgotten() {
         let slots = Slots::default();
         for (id, created) in [("a", 5), ("b", 6)] {
             slots.of("l/", id);
             slots.entered("l/", id, created);
         }
-        slots.left("l/", 5);
-        slots.left("l/", 6);
-        assert!(slots.queues().is_empty());
+        slots.left("l/", &entry(0, 5));
+        slots.left("l/", &entry(1, 6));
+        let state = slots.state();
+        assert!(state.queues.is_empty() && state.requests.is_empty());
     }
 }

@@ -103,13 +103,10 @@ impl State {
 
     pub(super) fn end_session(&mut self, session: &str) -> bool {
         let lived = self.sessions.remove(session).is_some();
-        let of_session = |(order, stored): (&u64, &Box<Stored>)| (*stored.session == *session).then_some(*order);
-        let owned = self
-            .queues
-            .iter()
-            .flat_map(|(name, queue)| queue.iter().filter_map(of_session).map(|order| (name.clone(), order)));
-        for (queue, order) in owned.collect::<Vec<_>>() {
-            self.remove(&queue, order);
+        let entries = self.queues.values().flat_map(BTreeMap::values);
+        let owned = entries.filter(|stored| *stored.session == *session).map(|stored| stored.entry.clone());
+        for entry in owned.collect::<Vec<_>>() {
+            self.dequeue(&entry);
         }
         lived
     }
