@@ -87,11 +87,11 @@ impl ZooKeeper {
 
     /// How long a server is waited for at first.
     ///
-    /// The client takes this bound for the opening of a connection as well as for silence on it, and wakes up eight times
-    /// within it even when nothing happens. A quarter of the timeout, so that a session outlives two silent servers; but
-    /// when it is opened, there is time left for a second server.
+    /// The client takes this bound for the opening of a connection as well as for silence on it. Below a quarter of the
+    /// timeout, so that when a renewal has failed for want of an answer, the next one uses another server; and so that
+    /// several silent servers can be tried in time.
     fn patience(&self) -> Duration {
-        (self.config.connect_timeout * 7 / 10).clamp(self.config.timeout / 20, self.config.timeout / 4)
+        (self.config.connect_timeout / 4).clamp(self.config.timeout / 20, self.config.timeout / 8)
     }
 
     /// How long it is waited for after that was not enough: a server that is slow to answer is better than none. Never so
