@@ -48,6 +48,28 @@ async fn a_grant_comes_with_a_beat_of_proven_life() {
     assert!(guard.valid_for() >= BEAT, "{:?}", guard.valid_for());
 }
 
+/// Between two tries that fail, as well as while one is under way.
+#[tokio::test(start_paused = true)]
+async fn a_loss_is_told_in_the_moment_in_which_the_proof_runs_out() {
+    for silent in [false, true] {
+        let (store, clock) = (store(), TokioClock::new());
+        let client = connect_over(&store).await;
+        let guard = client.mutex("l").unwrap().lock().await.unwrap();
+        if silent {
+            store.link().hold();
+        } else {
+            for _ in 0..1000 {
+                store.link().plan(Op::Renew, Fault::DropRequest);
+            }
+        }
+        let left = guard.valid_for();
+        let began = clock.now();
+        assert_eq!(guard.lost().await, Loss::Expired);
+        let took = clock.now().saturating_duration_since(began);
+        assert!(took >= left && took <= left + BEAT / 100, "{took:?} instead of {left:?}");
+    }
+}
+
 /// A clock of the test's own, in nanoseconds.
 #[derive(Clone, Debug)]
 struct ManualClock(Arc<AtomicU64>);
