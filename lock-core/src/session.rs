@@ -398,10 +398,7 @@ impl Keeper {
                     backoff = Backoff::default();
                     next = asked + beat;
                 }
-                Err(Error::SessionOver { .. }) => {
-                    self.health.lose(Loss::SessionEnded);
-                    return self.health.lost().await;
-                }
+                Err(Error::SessionOver { .. }) => self.health.lose(Loss::SessionEnded),
                 Err(error) => {
                     tracing::warn!(session = self.session.id(), %error, "renewal failed, trying again");
                     self.health.suspect();

@@ -28,15 +28,8 @@ pub(crate) fn kind(key: &[u8]) -> Kind {
     std::str::from_utf8(name).ok().and_then(marked_kind).unwrap_or(Kind::Unmarked)
 }
 
-/// `None` for what is not in the form of [`entry_key`].
 fn marked_kind(name: &str) -> Option<Kind> {
-    let mut parts = name.splitn(3, '-');
-    let (lease, slot, tag) = (parts.next()?, parts.next()?, parts.next());
-    let hex = |text: &str| text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-    if lease.is_empty() || !hex(lease) || !(1..=SLOT).contains(&slot.len()) || !hex(slot) {
-        return None;
-    }
-    match tag {
+    match slot_and_tag(name)?.1 {
         None => Some(Kind::Exclusive),
         Some(tag) => Kind::from_tag(tag).filter(|kind| *kind != Kind::Exclusive),
     }
@@ -44,7 +37,18 @@ fn marked_kind(name: &str) -> Option<Kind> {
 
 /// The slot in the key of an entry, as text; `None` for what is not in the form of [`entry_key`].
 pub(crate) fn slot_of(key: &str) -> Option<usize> {
-    usize::from_str_radix(key.rsplit('/').next()?.split('-').nth(1)?, 16).ok()
+    usize::from_str_radix(slot_and_tag(&key[prefix_of(key.as_bytes()).len()..])?.0, 16).ok()
+}
+
+/// `None` for what is not in the form of [`entry_key`].
+fn slot_and_tag(name: &str) -> Option<(&str, Option<&str>)> {
+    let mut parts = name.splitn(3, '-');
+    let (lease, slot, tag) = (parts.next()?, parts.next()?, parts.next());
+    let hex = |text: &str| text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    if lease.is_empty() || !hex(lease) || !(1..=SLOT).contains(&slot.len()) || !hex(slot) {
+        return None;
+    }
+    Some((slot, tag))
 }
 
 /// Whether the key of an entry was made by this session. Its lease may tell otherwise: somebody else may have written to it.

@@ -49,61 +49,81 @@ impl Slots {
 
     /// The slot of a request: the one that it has, or the first one that nobody has.
     pub(crate) fn of(&self, queue: &str, id: &str) -> usize {
-        let State { queues, requests } = &mut *self.state();
-        let queue = queues.entry(queue.to_owned()).or_default();
-        match requests.get(id) {
-            Some(slot) if queue.has(*slot, id) => *slot,
-            _ => {
-                let request: Arc<str> = id.into();
-                let slot = queue.take(request.clone());
-                requests.insert(request, slot);
-                slot
-            }
+        let mut state = self.state();
+        if let Some(slot) = state.slot(queue, id) {
+            return slot;
         }
+        let State { queues, requests } = &mut *state;
+        let request: Arc<str> = id.into();
+        let slot = queues.entry(queue.to_owned()).or_default().take(request.clone());
+        requests.insert(request, slot);
+        slot
     }
 
     /// The request was applied, at this revision.
     pub(crate) fn entered(&self, queue: &str, id: &str, revision: u64) {
-        let State { queues, requests } = &mut *self.state();
-        if let Some(taken) = requests.get(id).and_then(|slot| queues.get_mut(queue)?.slots.get_mut(*slot)?.as_mut()) {
+        let mut state = self.state();
+        if let Some(slot) = state.slot(queue, id)
+            && let Some(taken) = state.taken(queue, slot)
+        {
             taken.created = Some(revision);
         }
     }
 
     /// Somebody else is in the slot of this request, and may stay as long as others of this session are in the queue.
     pub(crate) fn foreign(&self, queue: &str, id: &str) {
-        let State { queues, requests } = &mut *self.state();
-        if let (Some(slot), Some(queue)) = (requests.remove(id), queues.get_mut(queue)) {
-            queue.leave(slot);
+        let mut state = self.state();
+        if let Some(slot) = state.slot(queue, id) {
+            state.leave(queue, slot);
         }
     }
 
     /// The request was not applied, and never will be.
     pub(crate) fn refused(&self, queue: &str, id: &str) {
         let mut state = self.state();
-        if let Some(slot) = state.requests.get(id).copied() {
-            state.free(queue, slot, |taken| &*taken.request == id);
+        if let Some(slot) = state.slot(queue, id) {
+            state.free(queue, slot);
         }
     }
 
     /// This entry is gone for good.
     pub(crate) fn left(&self, queue: &str, entry: &Entry) {
-        if let Some(slot) = keys::slot_of(&entry.key) {
-            self.state().free(queue, slot, |taken| taken.created == Some(entry.incarnation));
+        let mut state = self.state();
+        if let Some(slot) = keys::slot_of(&entry.key)
+            && let Some(taken) = state.taken(queue, slot)
+            && taken.created == Some(entry.incarnation)
+        {
+            state.free(queue, slot);
         }
     }
 }
 
 impl State {
-    /// Frees a slot if it belongs to the one that is meant.
-    fn free(&mut self, name: &str, slot: usize, is_meant: impl FnOnce(&Taken) -> bool) {
-        let Some(queue) = self.queues.get_mut(name) else { return };
-        if !queue.slots.get(slot).and_then(Option::as_ref).is_some_and(is_meant) {
-            return;
-        }
-        if let Some(taken) = queue.leave(slot) {
+    /// The slot that a request has.
+    fn slot(&mut self, queue: &str, id: &str) -> Option<usize> {
+        let slot = *self.requests.get(id)?;
+        // The same id may be another request's in another queue.
+        self.taken(queue, slot).filter(|taken| &*taken.request == id).map(|_| slot)
+    }
+
+    fn taken(&mut self, queue: &str, slot: usize) -> Option<&mut Taken> {
+        self.queues.get_mut(queue)?.slots.get_mut(slot)?.as_mut()
+    }
+
+    /// Nobody of this session has the slot any more, nor will have it.
+    fn leave(&mut self, queue: &str, slot: usize) {
+        if let Some(queue) = self.queues.get_mut(queue)
+            && let Some(taken) = queue.slots.get_mut(slot).and_then(Option::take)
+        {
+            queue.taken -= 1;
             self.requests.remove(&taken.request);
         }
+    }
+
+    /// The next request may have the slot.
+    fn free(&mut self, name: &str, slot: usize) {
+        self.leave(name, slot);
+        let Some(queue) = self.queues.get_mut(name) else { return };
         queue.free.push(Reverse(slot));
         if queue.taken == 0 {
             self.queues.remove(name);
@@ -112,10 +132,6 @@ impl State {
 }
 
 impl Queue {
-    fn has(&self, slot: usize, id: &str) -> bool {
-        matches!(self.slots.get(slot), Some(Some(taken)) if &*taken.request == id)
-    }
-
     fn take(&mut self, request: Arc<str>) -> usize {
         self.taken += 1;
         let taken = Some(Taken { request, created: None });
@@ -131,12 +147,6 @@ impl Queue {
                 self.slots.len() - 1
             }
         }
-    }
-
-    fn leave(&mut self, slot: usize) -> Option<Taken> {
-        let taken = self.slots.get_mut(slot)?.take()?;
-        self.taken -= 1;
-        Some(taken)
     }
 }
 
@@ -190,6 +200,8 @@ mod tests {
         slots.refused("l/", "a");
         slots.entered("m/", "a", 7);
         assert_eq!(slots.of("m/", "b"), 2);
+        slots.foreign("l/", "a");
+        assert_eq!(slots.of("m/", "a"), 1);
     }
 
     #[test]
